@@ -1,0 +1,7 @@
+//! Load, and the truth about it: a deterministic generator of log records, an independent batch
+//! recomputation of what a monitor must say about a log, and the comparison of the two.
+//!
+//! Nothing here may use `crashmonitor-core`: what judges the product must not share its mistakes.
+
+pub mod generator;
+pub mod oracle;
