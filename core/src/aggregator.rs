@@ -156,6 +156,10 @@ struct Live {
     committed: Option<LogOffset>,
     committed_watermark: Option<Timestamp>,
     snapshot_at: Option<Timestamp>,
+    /// What the next transaction writes. With the shard, so that giving it up drops them: without its offset they would
+    /// be written twice.
+    results: Vec<Outcome>,
+    late: Vec<LateEvent>,
 }
 
 /// The shards that one worker owns.
@@ -166,8 +170,6 @@ pub struct Aggregator {
     monitor: String,
     log_topic: TopicId,
     slots: BTreeMap<Shard, Slot>,
-    results: Vec<Outcome>,
-    late: Vec<LateEvent>,
     notices: Vec<Notice>,
     /// What the transaction under way commits.
     in_transaction: Vec<(Shard, LogOffset, AggregateCommit)>,
@@ -183,8 +185,6 @@ impl Aggregator {
             monitor,
             log_topic,
             slots: BTreeMap::new(),
-            results: Vec::new(),
-            late: Vec::new(),
             notices: Vec::new(),
             in_transaction: Vec::new(),
             committed_at: None,
@@ -196,8 +196,7 @@ impl Aggregator {
         self.slots.insert(shard, Slot::Undecided);
     }
 
-    /// Gives a shard up; its state is dropped. What it had to write must have been written or is dropped with it: the
-    /// driver calls this with no transaction pending, or after [`Aggregator::aborted`].
+    /// Gives a shard up; its state is dropped, and with it what it had still to write: its next owner will.
     pub fn revoke(&mut self, shard: Shard) {
         self.slots.remove(&shard);
     }
@@ -223,8 +222,7 @@ impl Aggregator {
             Decision::FirstStart { at } => {
                 let recovery = Recovery::FirstStart;
                 let state = Partition::new(self.params, at);
-                let live =
-                    Live { state, recovery, committed: None, committed_watermark: None, snapshot_at: None };
+                let live = Live::new(state, recovery, None, None);
                 (Slot::Live(Box::new(live)), Begin { read_from: at, recovery })
             }
             Decision::Load { snapshot, until, commit } => {
@@ -250,11 +248,11 @@ impl Aggregator {
     /// # Errors
     /// See [`Refused`].
     pub fn record(&mut self, shard: Shard, at: LogOffset, value: &[u8]) -> Result<(), Refused> {
-        let state = match self.slots.get_mut(&shard) {
+        let (state, mut live) = match self.slots.get_mut(&shard) {
             // Records of a shard that is gone, or not decided yet, are still in the reader's queue.
             None | Some(Slot::Undecided) => return Ok(()),
-            Some(Slot::Replaying { state, .. }) => &mut **state,
-            Some(Slot::Live(live)) => &mut live.state,
+            Some(Slot::Replaying { state, .. }) => (&mut **state, None),
+            Some(Slot::Live(live)) => (&mut live.state, Some((&mut live.results, &mut live.late))),
         };
         let expected = state.position();
         if at < expected {
@@ -267,10 +265,10 @@ impl Aggregator {
         let mut effects = Vec::new();
         state.apply(at, &message, &mut effects);
         for effect in effects {
-            match effect {
-                Effect::Result(outcome) => self.results.push(outcome),
-                Effect::Late(event) => self.late.push(event),
-                effect => self.notices.push(Notice { shard, effect }),
+            match (effect, &mut live) {
+                (Effect::Result(outcome), Some((results, _))) => results.push(outcome),
+                (Effect::Late(event), Some((_, late))) => late.push(event),
+                (effect, _) => self.notices.push(Notice { shard, effect }),
             }
         }
         self.reached(shard, at.next());
@@ -284,27 +282,20 @@ impl Aggregator {
             && let Some(Slot::Replaying { mut state, until, commit, recovery }) = self.slots.remove(&shard)
         {
             state.unmute(&commit);
-            let live = Live {
-                state: *state,
-                recovery,
-                committed: Some(until),
-                committed_watermark: commit.watermark,
-                snapshot_at: None,
-            };
+            let live = Live::new(*state, recovery, Some(until), commit.watermark);
             self.slots.insert(shard, Slot::Live(Box::new(live)));
         }
     }
 
     /// Whether it is time for a transaction.
     pub fn wants_commit(&self, now: Timestamp) -> bool {
-        if !self.results.is_empty() || !self.late.is_empty() {
-            return true;
-        }
         // A clock that was set back must not stop commits until it has caught up.
         let waited =
             self.committed_at.is_none_or(|at| now.millis_since(at).abs() >= self.cadence.commit_interval_ms);
         self.lives().any(|(_, live)| {
             live.committed.is_none()
+                || !live.results.is_empty()
+                || !live.late.is_empty()
                 || (waited && live.moved())
                 || live.drift_ms() >= self.cadence.commit_drift_ms
         })
@@ -313,17 +304,18 @@ impl Aggregator {
     /// What to write and commit now. The driver must answer with [`Aggregator::committed`] or [`Aggregator::aborted`].
     pub fn transaction(&mut self) -> Transaction {
         let log_topic = self.log_topic;
-        let mut offsets = Vec::new();
+        let mut transaction = Transaction::default();
         for (&shard, slot) in &mut self.slots {
             if let Slot::Live(live) = slot
                 && (live.moved() || live.committed.is_none())
             {
-                offsets.push((shard, live.state.position(), live.state.to_commit(log_topic)));
+                transaction.results.append(&mut live.results);
+                transaction.late.append(&mut live.late);
+                transaction.offsets.push((shard, live.state.position(), live.state.to_commit(log_topic)));
             }
         }
-        self.in_transaction.clone_from(&offsets);
-        let (results, late) = (std::mem::take(&mut self.results), std::mem::take(&mut self.late));
-        Transaction { results, late, offsets }
+        self.in_transaction.clone_from(&transaction.offsets);
+        transaction
     }
 
     /// The transaction is confirmed.
@@ -347,8 +339,6 @@ impl Aggregator {
 
     /// The transaction was aborted or its outcome is unknown: all state is thrown away \[7\].
     pub fn aborted(&mut self) {
-        self.results.clear();
-        self.late.clear();
         self.in_transaction.clear();
         for slot in self.slots.values_mut() {
             *slot = Slot::Undecided;
@@ -387,6 +377,16 @@ impl Aggregator {
 }
 
 impl Live {
+    fn new(
+        state: Partition,
+        recovery: Recovery,
+        committed: Option<LogOffset>,
+        committed_watermark: Option<Timestamp>,
+    ) -> Live {
+        let (results, late) = (Vec::new(), Vec::new());
+        Live { state, recovery, committed, committed_watermark, snapshot_at: None, results, late }
+    }
+
     fn moved(&self) -> bool {
         self.committed != Some(self.state.position())
     }
