@@ -17,4 +17,5 @@ pub mod recovery;
 pub mod route;
 pub mod scan;
 pub mod snapshot;
+pub mod status;
 pub mod time;
