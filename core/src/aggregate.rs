@@ -280,8 +280,8 @@ impl Partition {
     /// The lowest log offset that must be replayed to rebuild this state with the help of [`Partition::to_commit`].
     ///
     /// That is the first that contributes to an open window or says what is known of a source; lowered where it would
-    /// lie between a refused frame and the accepted one before it, because a rebuild that starts there would take the
-    /// refused frame for the source's first ([`Fences`]). It never goes back.
+    /// lie between a refused or repeated frame and the one before it that said `next`, because a rebuild that starts
+    /// there would take the refused frame for the source's first ([`Fences`]). It never goes back.
     pub fn o_low(&self) -> LogOffset {
         let windows = self.windows.values().map(|window| window.first_at);
         let sources = self.sources.values().flat_map(|s| [s.last_at, s.next_at, s.mark_at]);
@@ -328,14 +328,18 @@ impl Partition {
             }
             Some(source) => {
                 if let Some(refusal) = refuse(source, frame) {
-                    let anchor = source.last_at;
-                    self.fences.refuse(frame.source, anchor, at);
+                    self.fences.forbid(frame.source, source.next_at, at);
                     self.report(refusal, effects);
                     return false;
                 }
+                if repeats(source, header, frame) {
+                    self.fences.forbid(frame.source, source.next_at, at);
+                }
             }
         }
-        if let Some(loss) = self.follow(at, header, frame) {
+        let loss = self.follow(at, header, frame);
+        self.refresh_sources(header, frame);
+        if let Some(loss) = loss {
             self.report(loss, effects);
         }
         true
@@ -356,7 +360,7 @@ impl Partition {
             mark_at: at,
         };
         self.sources.insert(frame.source, source);
-        self.refresh_source_count();
+        self.refresh_sources(header, frame);
     }
 
     /// Notes what an accepted frame of a known source says, all but its entries, mark and idleness.
@@ -379,14 +383,16 @@ impl Partition {
         source.announced = header.sources;
         source.last_at = at;
         let id = frame.source;
-        if recreated {
-            self.sources.retain(|id, s| s.topic == header.topic || id.0 < header.sources);
-        }
-        self.refresh_source_count();
         (lost_to > lost_from).then_some(Effect::DataLoss { source: id, from: lost_from, to: lost_to })
     }
 
-    fn refresh_source_count(&mut self) {
+    /// Forgets the partitions that a recreated input topic lacks, and counts those that there are.
+    fn refresh_sources(&mut self, header: &Header, frame: &Frame<'_>) {
+        // At every claim, not only at the one that names another topic than before: a rebuild may not have met an
+        // earlier frame of its source.
+        if frame.kind == Kind::Claim {
+            self.sources.retain(|id, s| s.topic == header.topic || id.0 < header.sources);
+        }
         // Max, because a source that has not yet seen new partitions must not hide them.
         let counts = self.sources.iter().map(|(id, source)| source.announced.max(id.0 + 1));
         self.source_count = counts.max().unwrap_or(0);
@@ -479,16 +485,17 @@ impl Partition {
         if self.phase == Phase::Muted {
             return;
         }
-        let before = self.watermark;
+        let before = (self.watermark, self.closed_through);
         watermark::advance(self);
-        if self.watermark == before {
-            return;
-        }
-        let watermark = self.watermark.expect("it never goes back to None");
+        let Some(watermark) = self.watermark else { return };
         let through = watermark.plus_millis(-self.params.allowed_lateness_ms);
         self.closed_through = self.closed_through.max(Some(through));
+        // Closing may move alone: the lateness may have been set lower since the watermark last moved.
+        if (self.watermark, self.closed_through) == before {
+            return;
+        }
         if self.params.mode == Mode::Updates {
-            for start in self.windows_ending(before, watermark) {
+            for start in self.windows_ending(before.0, watermark) {
                 self.output_window(start, effects);
             }
         } else {
@@ -530,6 +537,13 @@ impl Partition {
         let (offset, time, user) = (entry.offset, entry.time, entry.user.to_owned());
         self.report(Effect::Late(LateEvent { source, offset, time, user, closed_through }), effects);
     }
+}
+
+/// Whether an accepted frame ends below what was counted: a rebuild that met it first would wait for records that
+/// nobody sends again.
+fn repeats(source: &Source, header: &Header, frame: &Frame<'_>) -> bool {
+    let recreated = frame.kind == Kind::Claim && source.topic != header.topic;
+    frame.to < source.next && !recreated
 }
 
 /// Why a frame of a known source takes no effect, if it takes none.

@@ -151,17 +151,17 @@ fn sources(reader: &mut Reader<'_>) -> Result<BTreeMap<SourceId, Source>, Error>
 
 fn put_fences(out: &mut Vec<u8>, fences: &Fences) {
     put_u64(out, fences.iter().count() as u64);
-    for (source, accepted, refused) in fences.iter() {
+    for (source, said, forbidden) in fences.iter() {
         put_u64(out, u64::from(source.0));
-        put_u64(out, accepted.0);
-        put_u64(out, refused.0);
+        put_u64(out, said.0);
+        put_u64(out, forbidden.0);
     }
 }
 
 fn fences(reader: &mut Reader<'_>) -> Result<Fences, Error> {
     let mut fences = Fences::default();
     for _ in 0..reader.u64()? {
-        fences.refuse(SourceId(reader.u32()?), LogOffset(reader.u64()?), LogOffset(reader.u64()?));
+        fences.forbid(SourceId(reader.u32()?), LogOffset(reader.u64()?), LogOffset(reader.u64()?));
     }
     Ok(fences)
 }

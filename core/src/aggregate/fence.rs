@@ -4,31 +4,35 @@
 //! source's first one. Must never move `o_low` back behind one reported before.
 //!
 //! A rebuild that begins at `o_low` knows no source; it believes the first frame that it meets of each. If that frame
-//! was refused when it was live (a zombie's, or one behind a gap), the rebuild would differ. So for every refused frame
-//! at `r` whose source was last accepted at `a`, `o_low` may lie at or below `a` or above `r`, never between. `o_low` was
-//! at most `a` when the frame was refused, because `a` was the source's last frame, so lowering it to `a` is no step
-//! back.
+//! was refused when it was live (a zombie's, or one behind a gap) or repeats what was counted before (then the frames
+//! that follow in the log begin beyond its end, and would be refused), the rebuild would differ. So for every such frame
+//! at `r` whose source's `next` was said at `a`, `o_low` may lie at or below `a` or above `r`, never between. The first
+//! frame that a rebuild meets of a source is then one that said `next`, and from there on it agrees with what was live.
+//! `o_low` was at most `a` when the frame came, because it never lies above where a source's `next` was said, so lowering
+//! it to `a` is no step back.
 //!
-//! Bound: one entry for each change between accepted and refused frames of a source within the retained log; a zombie
-//! writes for no longer than its producer lives, and a source behind a gap extends one entry.
+//! Bound: one entry for each change between frames of the one kind and the other of a source within the retained log; a
+//! zombie writes for no longer than its producer lives, a repeat ends where the last scanner had come to, and a source
+//! behind a gap extends one entry.
 
 use std::collections::BTreeMap;
 
 use crate::ids::{LogOffset, SourceId};
 
-/// For each source, the stretches `(accepted, refused]`, in their order.
+/// For each source, the stretches `(said, forbidden]`, in their order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Fences {
     by_source: BTreeMap<SourceId, Vec<(LogOffset, LogOffset)>>,
 }
 
 impl Fences {
-    /// Notes that a frame at `refused` took no effect and that its source's last accepted frame is at `accepted`.
-    pub fn refuse(&mut self, source: SourceId, accepted: LogOffset, refused: LogOffset) {
+    /// Notes that a rebuild must not meet the frame at `forbidden` before the one at `said`, which said the source's
+    /// `next`.
+    pub fn forbid(&mut self, source: SourceId, said: LogOffset, forbidden: LogOffset) {
         let fences = self.by_source.entry(source).or_default();
         match fences.last_mut() {
-            Some(last) if last.0 == accepted => last.1 = refused,
-            _ => fences.push((accepted, refused)),
+            Some(last) if last.0 == said => last.1 = forbidden,
+            _ => fences.push((said, forbidden)),
         }
     }
 
@@ -36,8 +40,9 @@ impl Fences {
     pub fn lower(&self, offset: LogOffset) -> LogOffset {
         let mut lowest = offset;
         // Lowering for one source may enter a stretch of another; it ends because it only goes down.
-        while let Some((accepted, _)) = self.all().find(|&(a, r)| a < lowest && lowest <= r) {
-            lowest = accepted;
+        while let Some((said, _)) = self.all().find(|&(said, forbidden)| said < lowest && lowest <= forbidden)
+        {
+            lowest = said;
         }
         lowest
     }
@@ -45,14 +50,16 @@ impl Fences {
     /// Forgets the stretches that end below `offset`.
     pub fn forget_below(&mut self, offset: LogOffset) {
         self.by_source.retain(|_, fences| {
-            fences.retain(|&(_, refused)| refused >= offset);
+            fences.retain(|&(_, forbidden)| forbidden >= offset);
             !fences.is_empty()
         });
     }
 
     /// All stretches with their sources, for a snapshot.
     pub fn iter(&self) -> impl Iterator<Item = (SourceId, LogOffset, LogOffset)> + '_ {
-        self.by_source.iter().flat_map(|(&source, fences)| fences.iter().map(move |&(a, r)| (source, a, r)))
+        self.by_source.iter().flat_map(|(&source, fences)| {
+            fences.iter().map(move |&(said, forbidden)| (source, said, forbidden))
+        })
     }
 
     fn all(&self) -> impl Iterator<Item = (LogOffset, LogOffset)> + '_ {
@@ -66,14 +73,14 @@ mod tests {
 
     fn fences(stretches: &[(u32, u64, u64)]) -> Fences {
         let mut fences = Fences::default();
-        for &(source, accepted, refused) in stretches {
-            fences.refuse(SourceId(source), LogOffset(accepted), LogOffset(refused));
+        for &(source, said, forbidden) in stretches {
+            fences.forbid(SourceId(source), LogOffset(said), LogOffset(forbidden));
         }
         fences
     }
 
     #[test]
-    fn an_offset_between_accepted_and_refused_is_lowered_to_the_accepted() {
+    fn an_offset_between_said_and_forbidden_is_lowered_to_the_said() {
         let fences = fences(&[(0, 10, 12), (0, 10, 15), (0, 20, 22)]);
         let lowered: Vec<u64> =
             [9, 10, 11, 15, 16, 20, 22, 23].map(|at| fences.lower(LogOffset(at)).0).to_vec();
