@@ -194,7 +194,11 @@ fn usable(
         return Err(WithoutSnapshot::Foreign);
     }
     let state = &snapshot.state;
-    if state.position() > until || state.watermark() > commit.watermark {
+    // Closing as well: a worker with a smaller lateness may have closed windows that the committed log still holds open.
+    let ahead = state.position() > until
+        || state.watermark() > commit.watermark
+        || state.closed_through() > commit.closed_through;
+    if ahead {
         return Err(WithoutSnapshot::Ahead);
     }
     if state.position() < log_start {
