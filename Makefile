@@ -1,0 +1,63 @@
+# What a developer and the build server run. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Everything downloaded or built lies here, outside the checkout.
+export CRASHMONITOR_CACHE ?= $(HOME)/.cache/crashmonitor
+export CARGO_TARGET_DIR ?= $(CRASHMONITOR_CACHE)/target
+TOOLS := $(CRASHMONITOR_CACHE)/tools
+CARGO_DENY_VERSION := 0.20.2
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install what building and testing need (Debian, as root), and fetch Kafka
+	@scripts/install-deps
+	@scripts/fetch-kafka
+
+.PHONY: build
+build: ## Build the worker and the load generator (release)
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
+
+.PHONY: test
+test: deps lint ## Run everything that a change must pass: format, lints, unit, property and service tests
+	cargo build --workspace --bins
+	cargo test --workspace
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need no service
+	cargo test --workspace --exclude crashmonitor-testbed
+
+.PHONY: test-services
+test-services: deps ## Run the tests against a real Kafka and Redis
+	cargo build --workspace --bins
+	cargo test -p crashmonitor-testbed
+
+.PHONY: run
+run: deps ## Show it at work: Kafka, Redis, two workers and a load generator (SECONDS=60 ends by itself)
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-run -- $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## Check the format and the lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Check licences, sources, duplicates, and advisories where their database can be fetched
+	@command -v $(TOOLS)/bin/cargo-deny >/dev/null || \
+	    cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+	@scripts/check-dependencies $(TOOLS)/bin/cargo-deny
+
+.PHONY: clean
+clean: ## Remove what was built (downloads stay)
+	cargo clean

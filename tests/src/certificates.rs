@@ -1,0 +1,71 @@
+//! Certificates for the TLS tests, made anew by openssl at each start.
+//!
+//! Responsible for one authority and one server certificate for 127.0.0.1 and localhost. Must never reuse or keep a
+//! key: the files go with their directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The leaf must not be an authority: rustls refuses an authority as a server.
+const CONFIG: &str = "
+[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = crashmonitor test
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectAltName = IP:127.0.0.1, DNS:localhost
+";
+
+/// PEM files of an authority and of a server that it vouches for.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    /// What clients trust.
+    pub authority: PathBuf,
+    /// The server's certificate.
+    pub certificate: PathBuf,
+    /// The server's private key (PKCS #8).
+    pub key: PathBuf,
+    /// Key and certificate in one file, as Kafka wants its key store.
+    pub key_store: PathBuf,
+}
+
+impl Certificates {
+    /// Makes them in `dir`.
+    pub fn make(dir: &Path) -> Certificates {
+        let file = |name: &str| dir.join(name);
+        let config = file("openssl.cnf");
+        fs::write(&config, CONFIG).unwrap_or_else(|e| panic!("writing {}: {e}", config.display()));
+        let (ca, ca_key) = (file("ca.pem"), file("ca.key"));
+        let (certificate, key) = (file("server.pem"), file("server.key"));
+        request(&config, "authority", &ca, &ca_key, None);
+        request(&config, "server", &certificate, &key, Some((&ca, &ca_key)));
+
+        let read = |path: &Path| fs::read(path).unwrap_or_else(|e| panic!("reading {}: {e}", path.display()));
+        let key_store = file("server-key-store.pem");
+        fs::write(&key_store, [read(&key), read(&certificate)].concat())
+            .unwrap_or_else(|e| panic!("writing {}: {e}", key_store.display()));
+        Certificates { authority: ca, certificate, key, key_store }
+    }
+}
+
+fn request(config: &Path, extensions: &str, out: &Path, key: &Path, issuer: Option<(&Path, &Path)>) {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt"]);
+    openssl.args(["ec_paramgen_curve:P-256", "-extensions", extensions, "-config"]).arg(config);
+    openssl.args(["-subj", &format!("/CN=crashmonitor test {extensions}")]);
+    openssl.arg("-keyout").arg(key).arg("-out").arg(out);
+    if let Some((ca, ca_key)) = issuer {
+        openssl.arg("-CA").arg(ca).arg("-CAkey").arg(ca_key);
+    }
+    let done = openssl.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("starting openssl: {e}"));
+    assert!(done.status.success(), "openssl req failed: {}", String::from_utf8_lossy(&done.stderr));
+}
