@@ -55,7 +55,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Codec::None)]
     compression: Codec,
     /// Size of a batch in bytes, before compression.
-    #[arg(long, default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 64 * 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_bytes: u32,
     #[command(flatten)]
     records: RecordArgs,

@@ -3,9 +3,11 @@
 //! 1. Every batch carries the producer's identity and a sequence number, so that a batch which is sent again
 //!    is stored once.
 //! 2. At most [`IN_FLIGHT_MAX`] batches of a partition are unanswered: the broker remembers no more than that.
-//! 3. There is one way back: whatever fails, all unanswered batches are taken off their connections, new metadata
+//! 3. The first batch of a partition is answered before the second one is sent: a leader that does not know the
+//!    producer yet takes any sequence number for its first, and would refuse the true first for ever.
+//! 4. There is one way back: whatever fails, all unanswered batches are taken off their connections, new metadata
 //!    is read, and they are delivered one by one in their order. Only then does anything new go out.
-//! 4. What can't be delivered within the timeout ends the run with an error. Nothing is dropped silently.
+//! 5. What can't be delivered within the timeout ends the run with an error. Nothing is dropped silently.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::thread::sleep;
@@ -37,6 +39,10 @@ const IN_FLIGHT_MAX: usize = 5;
 
 /// Batches being filled are sent when together they reach this size, however many partitions there are.
 const PENDING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A request is sent when it has this many bytes of batches. Half a megabyte and more would be a humongous object in
+/// the broker's heap (a G1 region there is 1 MiB by default), which costs it more than the records do.
+const REQUEST_BYTES_MAX: usize = 400 * 1024;
 
 /// Buffers kept for the next batches.
 const SPARE_BUFFERS_MAX: usize = 64;
@@ -79,6 +85,9 @@ struct Partition {
     leader: i32,
     builder: Builder,
     next_sequence: i32,
+    /// Whether a batch was sent, and whether one was acknowledged.
+    is_begun: bool,
+    is_known: bool,
 }
 
 #[derive(Default)]
@@ -86,6 +95,17 @@ struct Broker {
     address: String,
     connection: Option<Connection>,
     in_flight: VecDeque<(i32, Vec<Batch>)>,
+}
+
+impl Partition {
+    fn new() -> Self {
+        Self { leader: -1, builder: Builder::new(), next_sequence: 0, is_begun: false, is_known: false }
+    }
+
+    /// Whether what was appended must wait for the answer to the first batch (rule 3).
+    fn must_wait(&self) -> bool {
+        self.is_begun && !self.is_known && self.builder.records() > 0
+    }
 }
 
 /// Writes records. See the module for what it guarantees.
@@ -119,8 +139,7 @@ impl Producer {
             recoveries: 0,
         };
         let partitions = producer.prepare_topic()?;
-        let new = |_| Partition { leader: -1, builder: Builder::new(), next_sequence: 0 };
-        producer.partitions = (0..partitions).map(new).collect();
+        producer.partitions = (0..partitions).map(|_| Partition::new()).collect();
         producer.identity = producer.initialise()?;
         producer.refresh_metadata()?;
         Ok(producer)
@@ -161,9 +180,12 @@ impl Producer {
 
     /// Sends all batches as they are, without waiting for the answers.
     pub fn flush(&mut self) -> Result<(), Error> {
+        if self.partitions.iter().any(Partition::must_wait) {
+            self.settle()?;
+        }
         let mut failure = None;
         let mut stranded = Vec::new();
-        for (leader, batches) in self.finish_batches()? {
+        for (leader, batches) in self.finish_batches()?.into_iter().flat_map(requests) {
             if failure.is_some() {
                 stranded.extend(batches);
             } else if let Err((error, batches)) = self.transmit(leader, batches) {
@@ -180,6 +202,11 @@ impl Producer {
     /// Sends all batches and waits until every record is acknowledged.
     pub fn drain(&mut self) -> Result<(), Error> {
         self.flush()?;
+        self.settle()
+    }
+
+    /// Waits for all answers that are due.
+    fn settle(&mut self) -> Result<(), Error> {
         while let Some(leader) = self.busy_broker() {
             if let Err(error) = self.receive(leader) {
                 self.recover(error, Vec::new())?;
@@ -205,6 +232,7 @@ impl Producer {
             let bytes = partition.builder.finish(self.identity, sequence, self.config.compression)?;
             // Sequence numbers wrap around to 0 behind the largest i32.
             partition.next_sequence = sequence.wrapping_add(records) & i32::MAX;
+            partition.is_begun = true;
             let batch = Batch { partition: index, records: records as u32, bytes };
             groups.entry(partition.leader).or_default().push(batch);
         }
@@ -266,6 +294,7 @@ impl Producer {
 
     fn acknowledge(&mut self, batch: Batch) {
         self.acknowledged += u64::from(batch.records);
+        self.partitions[batch.partition as usize].is_known = true;
         // Compressed batches are smaller than what the buffer of the next one must hold.
         if self.config.compression == Compression::None
             && self.spare.len() < SPARE_BUFFERS_MAX
@@ -462,6 +491,23 @@ impl Broker {
         };
         Ok(self.connection.insert(connection))
     }
+}
+
+/// Divides the batches for one leader into requests of a size that suits the broker.
+fn requests((leader, batches): (i32, Vec<Batch>)) -> Vec<(i32, Vec<Batch>)> {
+    let mut requests: Vec<(i32, Vec<Batch>)> = Vec::new();
+    let mut request_bytes = 0;
+    for batch in batches {
+        request_bytes += batch.bytes.len();
+        match requests.last_mut() {
+            Some((_, request)) if request_bytes <= REQUEST_BYTES_MAX => request.push(batch),
+            _ => {
+                request_bytes = batch.bytes.len();
+                requests.push((leader, vec![batch]));
+            }
+        }
+    }
+    requests
 }
 
 fn topic_error(metadata: &MetadataResponse) -> Option<ResponseError> {
