@@ -40,8 +40,8 @@ const IN_FLIGHT_MAX: usize = 5;
 /// Batches being filled are sent when together they reach this size, however many partitions there are.
 const PENDING_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// A request is sent when it has this many bytes of batches. Half a megabyte and more would be a humongous object in
-/// the broker's heap (a G1 region there is 1 MiB by default), which costs it more than the records do.
+/// A request has about so many bytes of batches at most. From half a megabyte its buffer would be a humongous object
+/// in the broker's heap (a G1 region is 1 MiB by default there).
 const REQUEST_BYTES_MAX: usize = 400 * 1024;
 
 /// Buffers kept for the next batches.
