@@ -143,14 +143,18 @@ impl Health {
         }
     }
 
-    /// A client failed to connect. "No broker answers" follows every other failure and does not replace it.
-    pub fn failed(&self, cause: Cause, text: &str) {
+    /// A client failed. Returns whether that is news: "no broker answers" follows every other failure and replaces
+    /// none.
+    pub fn failed(&self, cause: Cause, text: &str) -> bool {
         let mut state = self.lock();
-        let is_more_telling =
-            matches!(&*state, Reachability::Failing { cause, .. } if *cause != Cause::Unreachable);
-        if cause != Cause::Unreachable || !is_more_telling {
+        let is_known = match &*state {
+            Reachability::Failing { cause: known, .. } => *known == cause || cause == Cause::Unreachable,
+            Reachability::Reachable | Reachability::Unknown => false,
+        };
+        if !is_known {
             *state = Reachability::Failing { cause, text: text.to_string() };
         }
+        !is_known
     }
 
     fn lock(&self) -> MutexGuard<'_, Reachability> {
@@ -165,8 +169,9 @@ mod tests {
     #[test]
     fn the_cause_outlives_its_consequence() {
         let health = Health::new();
-        health.failed(Cause::Authentication, "SCRAM failed");
-        health.failed(Cause::Unreachable, "1/1 brokers are down");
+        assert!(health.failed(Cause::Unreachable, "connection refused"));
+        assert!(health.failed(Cause::Authentication, "SCRAM failed"));
+        assert!(!health.failed(Cause::Unreachable, "1/1 brokers are down"));
         assert!(matches!(health.get(), Reachability::Failing { cause: Cause::Authentication, .. }));
         health.succeeded();
         health.failed(Cause::Unreachable, "1/1 brokers are down");

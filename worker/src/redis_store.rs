@@ -14,7 +14,8 @@
 //!
 //! - Connecting takes at most [`TIMEOUT`] once the name is resolved; resolving a name takes as long as the system's
 //!   resolver allows. Every read and write on the connection takes at most [`TIMEOUT`].
-//! - Any failure closes the connection; the next call opens a new one, and reads the password again.
+//! - Any failure closes the connection; the next call opens a new one, and reads the password again. A connection
+//!   that the other side has closed in the meantime is replaced within the call.
 
 use std::fs;
 use std::path::PathBuf;
@@ -44,6 +45,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Redis did not answer in time.
+    #[error("Redis, {what}: no answer within {} ms", TIMEOUT.as_millis())]
+    TimedOut {
+        /// What was tried.
+        what: &'static str,
+    },
     /// Redis is not reachable, or refused.
     #[error("Redis, {what}: {source}")]
     Redis {
@@ -55,10 +62,16 @@ pub enum Error {
 }
 
 impl Error {
+    fn redis(what: &'static str, source: RedisError) -> Error {
+        // A read that runs into the socket's timeout comes as "try again".
+        if source.is_timeout() { Error::TimedOut { what } } else { Error::Redis { what, source } }
+    }
+
     /// Whether it is the configuration that is wrong.
     pub fn is_configuration(&self) -> bool {
         match self {
             Error::Secret(_) | Error::File { .. } => true,
+            Error::TimedOut { .. } => false,
             Error::Redis { source, .. } => source.kind() == redis::ErrorKind::InvalidClientConfig,
         }
     }
@@ -114,24 +127,32 @@ impl SnapshotStore {
         format!("{}{partition}", self.prefix)
     }
 
-    /// Does one thing on the connection, which is opened if there is none and given up if the thing fails.
+    /// Does one thing on the connection, which is opened if there is none and given up if the thing fails. A
+    /// connection from an earlier call may have been closed by the other side since: then a new one is opened, once.
     fn call<T>(
         &self,
         what: &'static str,
-        act: impl FnOnce(&mut Connection) -> RedisResult<T>,
+        act: impl Fn(&mut Connection) -> RedisResult<T>,
     ) -> Result<T, Error> {
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut connection = match slot.take() {
-            Some(connection) => connection,
-            None => self.open()?,
-        };
-        let answer = act(&mut connection).map_err(|source| Error::Redis { what, source })?;
+        if let Some(mut connection) = slot.take() {
+            match act(&mut connection) {
+                Ok(answer) => {
+                    *slot = Some(connection);
+                    return Ok(answer);
+                }
+                Err(source) if source.is_connection_dropped() => {}
+                Err(source) => return Err(Error::redis(what, source)),
+            }
+        }
+        let mut connection = self.open()?;
+        let answer = act(&mut connection).map_err(|source| Error::redis(what, source))?;
         *slot = Some(connection);
         Ok(answer)
     }
 
     fn open(&self) -> Result<Connection, Error> {
-        let failed = |source| Error::Redis { what: "connect", source };
+        let failed = |source| Error::redis("connect", source);
         let connection = self.client()?.get_connection_with_timeout(TIMEOUT).map_err(failed)?;
         connection.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
         connection.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
@@ -199,7 +220,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("{{url: 'redis://{}'}}", listener.local_addr().unwrap());
         let begin = Instant::now();
-        store(&url).load(0).unwrap_err();
+        let error = store(&url).load(0).unwrap_err().to_string();
+        assert_eq!(error, "Redis, connect: no answer within 2000 ms");
         assert!(begin.elapsed() < 3 * TIMEOUT, "{:?}", begin.elapsed());
     }
 

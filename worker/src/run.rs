@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crashmonitor_core::config::Config;
 use crashmonitor_core::status::Status;
@@ -20,6 +20,8 @@ use crate::redis_store::{self, SnapshotStore};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first and the longest pause between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// How long the log stays silent about what is still waited for.
+const REMINDER: Duration = Duration::from_secs(60);
 /// The start must show a sign of life this often: one attempt takes up to four requests and a pause.
 const START_BOUND: Duration = Duration::from_secs(60);
 
@@ -42,9 +44,6 @@ pub enum Error {
         /// Each setting.
         mismatches: String,
     },
-    /// The brokers are too few for a topic's replicas.
-    #[error("{0}")]
-    TooFewBrokers(String),
     /// The admin endpoints can't be served.
     #[error("worker.adminListen: {address}: {source}")]
     Admin {
@@ -134,20 +133,33 @@ fn ensure_topics(config: &Config, clients: &Clients) -> Result<Option<String>, E
         Err(error) => return Ok(Some(failed(clients.health(), &error))),
     }
     let admin = clients.admin()?;
+    let mut created = None;
     for spec in TopicSpec::all(config) {
-        if let Some(reason) = ensure_topic(&admin, &spec, clients.health())? {
-            return Ok(Some(reason));
+        match ensure_topic(&admin, &spec, clients.health())? {
+            Topic::Fits => {}
+            Topic::Created => {
+                created = Some(format!("topic {} was created; waiting until it is known", spec.name))
+            }
+            Topic::Wait(reason) => return Ok(Some(reason)),
         }
     }
-    Ok(None)
+    // A broker that has not heard of a new topic yet would say that it is absent: one more round.
+    Ok(created)
 }
 
-fn ensure_topic(admin: &topics::Admin, spec: &TopicSpec, health: &Health) -> Result<Option<String>, Error> {
+/// What is to be done about a topic.
+enum Topic {
+    Fits,
+    Created,
+    Wait(String),
+}
+
+fn ensure_topic(admin: &topics::Admin, spec: &TopicSpec, health: &Health) -> Result<Topic, Error> {
     match admin.ensure_topic(spec, REQUEST_TIMEOUT) {
-        Ok(Ensured::Fits) => Ok(None),
+        Ok(Ensured::Fits) => Ok(Topic::Fits),
         Ok(Ensured::Created) => {
             tracing::info!(topic = spec.name, partitions = spec.partitions, "topic created");
-            Ok(None)
+            Ok(Topic::Created)
         }
         Ok(Ensured::Differs(mismatches)) => {
             let each =
@@ -156,8 +168,8 @@ fn ensure_topic(admin: &topics::Admin, spec: &TopicSpec, health: &Health) -> Res
             Err(Error::Topic { topic: spec.name.clone(), mismatches })
         }
         // Brokers come and go: not a reason to give up.
-        Ok(Ensured::TooFewBrokers(reason)) => Ok(Some(reason)),
-        Err(error) => Ok(Some(failed(health, &error))),
+        Ok(Ensured::TooFewBrokers(reason)) => Ok(Topic::Wait(reason)),
+        Err(error) => Ok(Topic::Wait(failed(health, &error))),
     }
 }
 
@@ -175,25 +187,27 @@ fn failed(health: &Health, error: &kafka::Error) -> String {
     }
 }
 
-/// Waits between attempts, ever longer up to a bound, and says each new reason once.
+/// Waits between attempts, ever longer up to a bound, and says why: each new reason at once, the same one again after
+/// [`REMINDER`].
 struct Waiting<'a> {
     admin: &'a Admin,
     heartbeat: &'a Heartbeat,
     pause: Duration,
-    said: String,
+    said: Option<(String, Instant)>,
 }
 
 impl<'a> Waiting<'a> {
     fn new(admin: &'a Admin, heartbeat: &'a Heartbeat) -> Waiting<'a> {
-        Waiting { admin, heartbeat, pause: BACKOFF.0, said: String::new() }
+        Waiting { admin, heartbeat, pause: BACKOFF.0, said: None }
     }
 
     fn pause(&mut self, reason: String, health: &Health) {
-        if reason != self.said {
-            tracing::warn!("{reason}; trying again");
-        }
         set_reason(self.admin, health, &reason);
-        self.said = reason;
+        let is_said = |(said, at): &(String, Instant)| *said == reason && at.elapsed() < REMINDER;
+        if !self.said.as_ref().is_some_and(is_said) {
+            tracing::warn!("{reason}; trying again");
+            self.said = Some((reason, Instant::now()));
+        }
         self.heartbeat.beat();
         thread::sleep(self.pause);
         self.heartbeat.beat();

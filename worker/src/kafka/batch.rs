@@ -387,7 +387,9 @@ pub(super) fn commit(
     };
     // SAFETY: the list belongs to the event, which outlives the borrow.
     let answers = unsafe { raw_elements(ffi::rd_kafka_event_topic_partition_list(event.ptr())) };
-    if let Some(code) = event.error() {
+    // The event's error is the answer as a whole, unless the partitions have answers of their own: then it repeats one.
+    let is_by_partition = answers.iter().any(|answer| code(answer.err).is_some());
+    if let Some(code) = event.error().filter(|_| !is_by_partition) {
         return Err(Error::kafka("commit", KafkaError::ConsumerCommit(code)));
     }
     Ok(answers

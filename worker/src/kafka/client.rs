@@ -12,6 +12,9 @@
 //! - `fetch.queue.backoff.ms` is 1 s by default, for which a full queue stops the fetcher.
 //! - `retry.backoff.ms=5` on producers: a transaction otherwise waits 100 ms for the markers of the one before it.
 //! - `transaction.timeout.ms=15000`: an orphaned transaction blocks readers of the output for no longer.
+//! - `metadata.max.age.ms` is short on clients that ask about topics which may just have been created: librdkafka's
+//!   cache gives up its entries in the order in which they came, so that "no such topic" behind an older entry stays
+//!   as long as that one (`rkmc_expiry` in rdkafka_metadata_cache.c), 15 minutes by default.
 //! - Queues are bounded in bytes, so that a catch-up needs no more memory than a steady state.
 
 use std::collections::VecDeque;
@@ -34,6 +37,9 @@ use super::group::{GroupConsumer, GroupContext};
 use super::topics::{Admin, Observer, ObserverContext};
 use super::{Cause, Health};
 use crate::secret;
+
+/// How long clients that ask about topics believe what they have heard of them.
+const METADATA_AGE_MS: &str = "2000";
 
 /// Why a client can't be built. All of these are mistakes in the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +87,8 @@ impl Reporter {
         match level {
             // Settings of producers are given to consumers too, when a person has set them: not worth a warning.
             _ if facility == "CONFWARN" => tracing::debug!(target: "librdkafka", role, facility, "{line}"),
+            // A lost connection comes as an error too, which is told when it is new.
+            _ if facility == "FAIL" => tracing::debug!(target: "librdkafka", role, facility, "{line}"),
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
@@ -93,11 +101,17 @@ impl Reporter {
         }
     }
 
-    /// Receives an error that belongs to no single request.
+    /// Receives an error that belongs to no single request. One that says why Kafka can't be reached is a warning
+    /// when it is new; librdkafka repeats it with every attempt.
     pub fn error(&self, error: &KafkaError, reason: &str) {
-        tracing::warn!(target: "librdkafka", role = self.role, "{error}: {reason}");
-        if let Some(cause) = error.rdkafka_error_code().and_then(Cause::of) {
-            self.health.failed(cause, reason);
+        let role = self.role;
+        // What follows is timing, different each time.
+        let reason = reason.split(" (after ").next().unwrap_or(reason);
+        match error.rdkafka_error_code().and_then(Cause::of) {
+            Some(cause) if !self.health.failed(cause, reason) => {
+                tracing::debug!(target: "librdkafka", role, "{error}: {reason}");
+            }
+            _ => tracing::warn!(target: "librdkafka", role, "{error}: {reason}"),
         }
     }
 }
@@ -244,6 +258,7 @@ impl Clients {
         // Nothing serves this client's log queue; whatever fails here fails for the observer too, which reports it.
         config.set_log_level(RDKafkaLogLevel::Emerg);
         config.set("log_level", "0");
+        config.set("metadata.max.age.ms", METADATA_AGE_MS);
         let client: AdminClient<_> = self.create(&config, rdkafka::client::DefaultClientContext)?;
         Ok(Admin::new(client))
     }
@@ -325,6 +340,7 @@ impl Clients {
 
     fn observer_config(&self, group: &GroupName) -> Result<ClientConfig, Error> {
         let mut config = self.base("observer")?;
+        config.set("metadata.max.age.ms", METADATA_AGE_MS);
         self.with_persons_settings(&mut config);
         config.set("group.id", group.as_str());
         config.set("enable.auto.commit", "false");

@@ -282,8 +282,7 @@ impl GroupConsumer {
     /// Commits and waits for the answer, which is a list with one result for each partition. The group's generation
     /// fences it.
     ///
-    /// librdkafka's own synchronous commit waits for ever and reports an error only if all partitions have one; this
-    /// does neither. After [`Error::TimedOut`] the commit may or may not have happened, now or later.
+    /// librdkafka's own synchronous commit waits for ever and does not say which partitions failed. After [`Error::TimedOut`] the commit may or may not have happened, now or later.
     pub fn commit(&self, positions: &[Position], timeout: Duration) -> Result<Vec<CommitResult>, Error> {
         batch::commit(&self.consumer, &self.positions(positions)?, timeout)
     }
@@ -368,7 +367,8 @@ impl GroupConsumer {
 pub struct CommitResult {
     /// The partition.
     pub partition: i32,
-    /// Nothing, or why the offset was not taken.
+    /// Nothing, or why the offset may not have been taken: when one partition of a commit fails, librdkafka names its
+    /// error for the others too, though the broker has taken them.
     pub outcome: Result<(), RDKafkaErrorCode>,
 }
 
