@@ -539,11 +539,11 @@ impl Partition {
     }
 }
 
-/// Whether an accepted frame ends below what was counted: a rebuild that met it first would wait for records that
-/// nobody sends again.
+/// Whether an accepted frame begins below what was counted or is known to be lost. A rebuild that met it first would
+/// count what is lost, and wait for records that nobody sends again.
 fn repeats(source: &Source, header: &Header, frame: &Frame<'_>) -> bool {
     let recreated = frame.kind == Kind::Claim && source.topic != header.topic;
-    frame.to < source.next && !recreated
+    frame.from < source.next && !recreated
 }
 
 /// Why a frame of a known source takes no effect, if it takes none.

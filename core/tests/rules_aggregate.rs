@@ -172,7 +172,9 @@ fn rule_08_o_low_waits_for_the_oldest_open_window() {
 #[test]
 fn rule_08_o_low_waits_for_the_frame_that_said_the_mark() {
     let mut log = Log::claimed(Mode::Updates, 1);
+    // The second owner's clock is behind the first one's and holds its mark lower.
     log.say(records(0, 1, 0..9).mark(9)).say(claim(0, 2, 3).mark(3));
+    log.say(records(0, 2, 3..12).mark(8)).say(records(0, 2, 12..13).mark(8));
     assert_eq!(log.state.o_low(), LogOffset(1));
     let commit = log.commit();
     assert_eq!(log.rebuilt(&commit), log.state);
@@ -213,6 +215,16 @@ fn rule_08_o_low_keeps_away_from_a_repeat() {
     log.say(first); // 5: a repeat of 2
     log.say(records(0, 1, 20..30).crashes(5, "w").mark(1)); // 6
     assert_eq!(log.state.o_low(), LogOffset(3), "a rebuild from 4 would refuse 6 as a gap behind 5");
+    let commit = log.commit();
+    assert_eq!(log.rebuilt(&commit), log.state);
+}
+
+#[test]
+fn rule_08_what_was_given_up_as_lost_stays_lost_in_a_rebuild() {
+    let mut log = Log::claimed(Mode::Updates, 2);
+    log.say(lost(0, 1, 0..2)).say(claim(0, 2, 1)); // 2, 3
+    log.say(records(0, 2, 1..4).crash(1, 1, "lost").crash(2, 1, "u")).say(records(1, 1, 0..1)); // 4, 5
+    assert_eq!(log.state.o_low(), LogOffset(2), "a rebuild from 4 would count what is lost");
     let commit = log.commit();
     assert_eq!(log.rebuilt(&commit), log.state);
 }

@@ -231,6 +231,18 @@ fn time_all_idle_without_a_window_stays_where_the_marks_had_brought_it() {
 }
 
 #[test]
+fn time_all_idle_does_not_pass_the_last_claim_of_a_scanner_that_died() {
+    let mut log = Log::claimed(Mode::Final, 2);
+    // Source 1 never had a record, and nobody reads it after 20.
+    log.say(idle(1, 1, 0, 20)).say(records(0, 1, 0..3).crashes(45, "u").mark(50));
+    assert_eq!(log.watermark(), Some(18));
+    log.say(idle(0, 1, 3, 80)).say(idle(0, 1, 3, 200));
+    assert_eq!(log.watermark(), Some(18), "records may lie there since");
+    log.say(claim(1, 2, 0)).say(records(1, 2, 0..1).crash(0, 19, "u").mark(21));
+    assert_eq!(log.late(), 0);
+}
+
+#[test]
 fn time_a_stream_that_wakes_and_sleeps_is_anchored_anew() {
     let mut log = quiet();
     log.say(idle(1, 1, 1, 1_000_010)).say(idle(0, 1, 3, 1_000_012));

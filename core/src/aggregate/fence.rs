@@ -4,10 +4,11 @@
 //! source's first one. Must never move `o_low` back behind one reported before.
 //!
 //! A rebuild that begins at `o_low` knows no source; it believes the first frame that it meets of each. If that frame
-//! was refused when it was live (a zombie's, or one behind a gap) or repeats what was counted before (then the frames
-//! that follow in the log begin beyond its end, and would be refused), the rebuild would differ. So for every such frame
-//! at `r` whose source's `next` was said at `a`, `o_low` may lie at or below `a` or above `r`, never between. The first
-//! frame that a rebuild meets of a source is then one that said `next`, and from there on it agrees with what was live.
+//! was refused when it was live (a zombie's, or one behind a gap), or begins below what was counted before (then the
+//! frames that follow in the log may begin beyond its end, and would be refused; and what it repeats may have been given
+//! up as lost), the rebuild would differ. So for every such frame at `r` whose source's `next` was said at `a`, `o_low`
+//! may lie at or below `a` or above `r`, never between. The first frame that a rebuild meets of a source is then one
+//! that began exactly where the source was counted to, or moved `next` by itself; from there on both agree.
 //! `o_low` was at most `a` when the frame came, because it never lies above where a source's `next` was said, so lowering
 //! it to `a` is no step back.
 //!

@@ -10,6 +10,7 @@
 //! When all are idle, that minimum would be the present, and a paused replay of last year's records would lose its open
 //! windows at once. So the watermark then goes on from where it was, by as much as the wall clock of the least advanced
 //! source has moved since the last became idle ([`Anchor`]), and stops at what closes the last window that holds a count.
+//! It never passes the minimum itself: a source that once was idle, and whose scanner has died since, holds.
 
 use super::Partition;
 use crate::ids::SourceId;
@@ -98,13 +99,15 @@ fn lowest_effective(partition: &Partition) -> Option<Timestamp> {
 fn idle_target(partition: &mut Partition) -> Option<Timestamp> {
     let walls = || partition.sources.values().filter_map(|source| source.idle_until);
     let (earliest, latest) = (walls().min()?, walls().max()?);
+    // A source whose scanner died holds here too, at the last instant up to which it was found empty.
+    let lowest = lowest_effective(partition)?;
     let anchor = match partition.anchor {
         Some(anchor) => anchor,
         None => {
-            // A source that never had a record does not hold once it is idle, so only marks count here.
+            // A source that never had a record does not hold by its mark once it is idle.
             let marks = partition.sources.values().filter_map(|source| source.mark);
             let from_marks = marks.min().map(|m| m.plus_millis(-partition.params.max_out_of_orderness_ms));
-            let watermark = partition.watermark.max(from_marks)?;
+            let watermark = partition.watermark.max(from_marks.min(Some(lowest)))?;
             *partition.anchor.insert(Anchor { wall: latest, watermark })
         }
     };
@@ -113,5 +116,5 @@ fn idle_target(partition: &mut Partition) -> Option<Timestamp> {
     let closes_last = last_end.map(|end| Timestamp::from_millis(end + partition.params.allowed_lateness_ms));
     // Without a window there is nothing to close: the watermark stays where the marks had brought it.
     let limit = closes_last.unwrap_or(anchor.watermark).max(anchor.watermark);
-    Some(anchor.watermark.plus_millis(passed).min(limit))
+    Some(anchor.watermark.plus_millis(passed).min(limit).min(lowest))
 }
