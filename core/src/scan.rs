@@ -344,6 +344,16 @@ impl Scan {
         RoundId(self.next_round)
     }
 
+    /// Whether a flush should not wait for the end of a batch of records.
+    pub fn wants_flush(&self) -> bool {
+        self.flush_now
+    }
+
+    /// The owned sources that were claimed for another topic than `topic`: it was deleted and made again.
+    pub fn sources_of_another_topic(&self, topic: TopicId) -> Vec<SourceId> {
+        self.sources.iter().filter(|(_, source)| source.topic != topic).map(|(&id, _)| id).collect()
+    }
+
     /// Whether too many rounds wait for acknowledgement to read on.
     pub fn is_saturated(&self) -> bool {
         self.in_flight.len() >= ROUNDS_IN_FLIGHT_MAX

@@ -6,9 +6,14 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+mod aggregate_loop;
+mod driver;
 pub mod kafka;
+mod keeper;
 pub mod logging;
 pub mod metrics;
+mod observe;
 pub mod redis_store;
 pub mod run;
+mod scan_loop;
 pub mod secret;

@@ -11,6 +11,7 @@ use crashmonitor_core::config::Config;
 use crashmonitor_core::status::Status;
 
 use crate::admin::{Admin, Heartbeat};
+use crate::driver;
 use crate::kafka::client::{self, Clients};
 use crate::kafka::topics::{self, Ensured, TopicSpec};
 use crate::kafka::{self, Cause, Health, Reachability};
@@ -89,10 +90,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
 
 /// Runs the worker named `instance` until it is told to end.
 pub fn run(config: Config, instance: &str) -> Result<(), Error> {
-    let context = start(config, instance)?;
-    // ── The loops start here: one scan loop for each `worker.scanThreads`, one aggregate loop, one for checkpoints. ──
-    let _ = context;
-    Err(Error::Runtime("the loops are not there yet".to_string()))
+    driver::run(start(config, instance)?)
 }
 
 /// Everything up to the point where records can be read: checked, admin endpoints up, topics there.

@@ -14,6 +14,7 @@
 //! 3. *Claim* \[2\]. Every start raises the epoch in a commit of its own before a frame is sent.
 
 use crate::commit::{self, ScanCommit};
+pub use crate::config::{OnDataLoss, StartingOffsets};
 use crate::ids::{Epoch, InputOffset, SourceId, TopicId};
 
 /// What the resource says about a start.
@@ -23,24 +24,6 @@ pub struct Policy {
     pub starting_offsets: StartingOffsets,
     /// What to do where records were lost.
     pub on_data_loss: OnDataLoss,
-}
-
-/// Where a new monitor begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StartingOffsets {
-    /// After the last record.
-    Latest,
-    /// At the first record.
-    Earliest,
-}
-
-/// What to do where records were lost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnDataLoss {
-    /// Say so and go on behind the loss.
-    Continue,
-    /// Say so and stop.
-    Fail,
 }
 
 /// What the aggregate group has committed.

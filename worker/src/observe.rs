@@ -1,0 +1,114 @@
+//! Looks at Kafka from outside the groups, once a second.
+//!
+//! Responsible for what no consumer is told: how many partitions the input has, how far their logs reach, and how far
+//! the aggregate group has committed. Must never be waited for: whoever needs its facts takes the last ones.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crashmonitor_core::commit::AggregateCommit;
+use crashmonitor_core::ids::TopicId;
+use crashmonitor_core::scan::start::AggregateProgress;
+use crashmonitor_core::time::Timestamp;
+
+use crate::driver::{LOOP_BOUND, Observed, REQUEST_TIMEOUT, Shared, now, show_health};
+use crate::kafka::batch::{Committed, TopicFacts};
+use crate::kafka::{self, Reachability};
+use crate::run::Error;
+
+/// How often ends and commits are looked at. An idle source says so again with each look.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often before every repartition partition has a commit: a new monitor waits for it.
+const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the input's partitions are counted, so that new ones are announced before they run late.
+const TOPIC_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Looks until the worker ends.
+pub fn run(shared: &Shared) -> Result<(), Error> {
+    let heartbeat = shared.context.admin.register("observe", LOOP_BOUND);
+    let mut topic: Option<(TopicFacts, Instant)> = None;
+    let mut said = String::new();
+    while !shared.is_ending() {
+        heartbeat.beat();
+        let begun = Instant::now();
+        let mut interval = FIRST_LOOK_INTERVAL;
+        match look(shared, &mut topic) {
+            Ok(observed) => {
+                if observed.aggregate != AggregateProgress::Incomplete {
+                    interval = LOOK_INTERVAL;
+                }
+                said.clear();
+                shared.publish(observed);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if text != said {
+                    tracing::warn!("Kafka: {text}; trying again");
+                }
+                said = text;
+                interval = LOOK_INTERVAL;
+            }
+        }
+        report(shared);
+        // Short naps, so that an end is not kept waiting.
+        while begun.elapsed() < interval && !shared.is_ending() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    shared.context.admin.unregister("observe");
+    Ok(())
+}
+
+fn report(shared: &Shared) {
+    let health = shared.context.clients.health();
+    shared.context.admin.metrics().set_kafka_connected(health.get() == Reachability::Reachable);
+    let repartition = shared.config().repartition.partitions;
+    let input = shared.observed().map_or(0, |observed| observed.sources);
+    shared.context.admin.update_status(|status| {
+        show_health(status, health);
+        (status.partitions.input, status.partitions.repartition) = (input, repartition);
+        status.observed_at_ms = now().as_millis();
+    });
+}
+
+fn look(shared: &Shared, topic: &mut Option<(TopicFacts, Instant)>) -> Result<Observed, kafka::Error> {
+    shared.observer.serve();
+    let config = shared.config();
+    let input = config.input.topic.as_str();
+    let facts = match topic {
+        Some((facts, at)) if at.elapsed() < TOPIC_INTERVAL => *facts,
+        _ => {
+            let facts = shared.observer.describe_topic(input, REQUEST_TIMEOUT)?;
+            let facts = facts.ok_or_else(|| kafka::Error::Unexpected {
+                what: format!("describe topic {input}"),
+                reason: "there is no such topic any more".to_owned(),
+            })?;
+            topic.insert((facts, Instant::now())).0
+        }
+    };
+    let shards: Vec<i32> = (0..config.repartition.partitions.cast_signed()).collect();
+    let repartition = config.repartition_topic().as_str();
+    let committed = shared.observer.committed(repartition, &shards, REQUEST_TIMEOUT)?;
+    let (aggregate, watermark) = progress(&committed);
+    let mut owned = shared.owned();
+    owned.retain(|&partition| partition.cast_unsigned() < facts.partitions);
+    // The clock first: "up to here there was nothing more".
+    let ends_at = now();
+    let ends = shared.observer.high_watermarks(input, &owned, REQUEST_TIMEOUT)?;
+    let ends = ends.into_iter().map(|(p, end)| (p.cast_unsigned(), end.max(0).cast_unsigned())).collect();
+    let input_topic = TopicId(facts.topic_id);
+    Ok(Observed { input_topic, sources: facts.partitions, aggregate, watermark, ends, ends_at })
+}
+
+/// How far the aggregate group is, and its lowest watermark.
+fn progress(committed: &[Committed]) -> (AggregateProgress, Option<Timestamp>) {
+    let values: Vec<_> = committed.iter().filter_map(|partition| partition.value.as_ref()).collect();
+    if values.len() < committed.len() {
+        return (AggregateProgress::Incomplete, None);
+    }
+    // Metadata that can't be read is the aggregate loop's to complain about.
+    let watermark = |text: &str| AggregateCommit::decode(text).ok().and_then(|commit| commit.watermark);
+    let lowest = values.iter().map(|value| watermark(&value.metadata)).min().flatten();
+    let is_fresh = values.iter().all(|value| value.offset == 0);
+    (if is_fresh { AggregateProgress::Fresh } else { AggregateProgress::Advanced }, lowest)
+}

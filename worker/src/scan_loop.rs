@@ -1,0 +1,600 @@
+//! The loop around [`Scan`]: one consumer of the input, one idempotent producer of frames, one thread.
+//!
+//! Responsible for carrying out what the scanner decides: claims, reads, sends, commits, pauses. Must never send a frame
+//! of a source whose claim was not committed, nor commit an offset that [`Scan`] did not call committable.
+//!
+//! There is one way back here too: if a delivery fails, the producer and all scanner state are dropped, and every owned
+//! partition is claimed again from its committed offset.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crashmonitor_core::ids::{InputOffset, Shard, SourceId};
+use crashmonitor_core::output;
+use crashmonitor_core::record::{Malformed, Matcher};
+use crashmonitor_core::scan::start::{self, Claim, Decision, LogRange, Policy};
+use crashmonitor_core::scan::{Committable, Input, Round, RoundId, Scan, Scanned};
+use crashmonitor_core::status::{InputPartition, InputState};
+use crashmonitor_core::time::Timestamp;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
+
+use crate::driver::{LOOP_BOUND, Observed, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, now, scan_params};
+use crate::kafka;
+use crate::kafka::batch::{Item, MessageQueue};
+use crate::kafka::client::Producer;
+use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
+use crate::metrics::{Rebalance, ScanCounts, Stage};
+use crate::run::Error;
+
+/// How long a poll waits for the first record: as long as a tick may come late.
+const POLL_TIMEOUT: Duration = Duration::from_millis(5);
+/// Records of one poll. Large enough that the calls around it don't count, small enough that frames go out in time.
+const POLL_RECORDS_MAX: usize = 8_192;
+/// How often an unclaimed partition is looked at again.
+const CLAIM_INTERVAL: Duration = Duration::from_millis(50);
+/// How long handing over or leaving may wait for acknowledgements.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first and the longest pause before a scan starts again after a failure.
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How long a full producer queue may keep a message waiting: what the broker takes no longer than that is alive.
+const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Something failed in a way that starting again from the committed offsets mends.
+struct StartAgain(String);
+
+impl From<kafka::Error> for StartAgain {
+    fn from(error: kafka::Error) -> StartAgain {
+        StartAgain(error.to_string())
+    }
+}
+
+struct ScanLoop<'a> {
+    shared: &'a Shared,
+    thread: u16,
+    consumer: GroupConsumer,
+    producer: Producer,
+    scan: Scan,
+    /// In the group's eyes ours, not claimed yet.
+    unclaimed: BTreeSet<SourceId>,
+    /// Claimed and read.
+    claimed: BTreeSet<SourceId>,
+    paused: BTreeSet<SourceId>,
+    /// What could not be committed yet.
+    uncommitted: BTreeMap<SourceId, Committable>,
+    claim_at: Instant,
+    commit_at: Instant,
+    report_at: Instant,
+    aligned_with: Option<Timestamp>,
+    counts: ScanCounts,
+    dead_letters: BTreeMap<Malformed, u64>,
+    waits_for: Option<start::WaitFor>,
+}
+
+/// Scans until the worker ends.
+pub fn run(shared: &Shared, thread: u16) -> Result<(), Error> {
+    let consumer = shared.context.clients.scan_consumer(thread)?;
+    let mut queue = consumer.message_queue();
+    consumer.subscribe().map_err(|error| Error::Runtime(error.to_string()))?;
+    let heartbeat = shared.context.admin.register(&format!("scan-{thread}"), LOOP_BOUND);
+    let mut scanning = ScanLoop::new(shared, thread, consumer)?;
+    let mut pause = RESTART_PAUSE.0;
+    while !shared.is_ending() {
+        heartbeat.beat();
+        match scanning.turn(&mut queue) {
+            Ok(true) => pause = RESTART_PAUSE.0,
+            Ok(false) => {}
+            Err(StartAgain(reason)) => {
+                tracing::warn!("scan starts again at the committed offsets: {reason}");
+                scanning.start_again(&mut queue)?;
+                // Events are served meanwhile only after the pause, which is far below any session timeout's worth.
+                scanning.claim_at = Instant::now() + pause;
+                pause = (pause * 2).min(RESTART_PAUSE.1);
+            }
+        }
+    }
+    scanning.leave();
+    shared.context.admin.unregister(&format!("scan-{thread}"));
+    Ok(())
+}
+
+impl<'a> ScanLoop<'a> {
+    fn new(shared: &'a Shared, thread: u16, consumer: GroupConsumer) -> Result<ScanLoop<'a>, Error> {
+        let config = shared.config();
+        let matcher = Matcher::new(&config.rule).map_err(|error| Error::Runtime(error.to_string()))?;
+        let now = Instant::now();
+        Ok(ScanLoop {
+            shared,
+            thread,
+            consumer,
+            producer: shared.context.clients.idempotent_producer()?,
+            scan: Scan::new(scan_params(config), matcher),
+            unclaimed: BTreeSet::new(),
+            claimed: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            uncommitted: BTreeMap::new(),
+            claim_at: now,
+            commit_at: now,
+            report_at: now,
+            aligned_with: None,
+            counts: ScanCounts::default(),
+            dead_letters: BTreeMap::new(),
+            waits_for: None,
+        })
+    }
+
+    /// One turn; true if a round was acknowledged, which proves that the way to the broker is open.
+    fn turn(&mut self, queue: &mut MessageQueue) -> Result<bool, StartAgain> {
+        for event in self.consumer.poll_events() {
+            self.follow(event, queue)?;
+        }
+        if let Some(observed) = self.shared.observed() {
+            self.heed(&observed, queue)?;
+        }
+        if !self.unclaimed.is_empty() && Instant::now() >= self.claim_at {
+            self.claim_at = Instant::now() + CLAIM_INTERVAL;
+            self.claim(queue)?;
+        }
+        if self.scan.is_saturated() {
+            self.producer.poll(POLL_TIMEOUT);
+        } else {
+            self.read(queue)?;
+        }
+        self.flush(false)?;
+        let progressed = self.serve_deliveries()?;
+        if self.commit_at.elapsed() >= self.shared.config().worker.commit_interval {
+            self.commit_at = Instant::now();
+            self.commit()?;
+        }
+        if self.report_at.elapsed() >= REPORT_INTERVAL {
+            self.report_at = Instant::now();
+            self.report();
+        }
+        Ok(progressed)
+    }
+
+    fn follow(&mut self, event: GroupEvent, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        let metrics = self.shared.context.admin.metrics();
+        match event {
+            GroupEvent::Assigned(partitions) => {
+                metrics.count_rebalance(Stage::Scan, Rebalance::Assigned);
+                self.unclaimed.extend(sources(&partitions));
+                self.claim_at = Instant::now();
+                // Answered at once; each partition is read once it is claimed.
+                self.consumer.assign(queue, &[])?;
+            }
+            GroupEvent::Revoked(partitions) => {
+                metrics.count_rebalance(Stage::Scan, Rebalance::Revoked);
+                self.hand_over();
+                self.release(&partitions, queue)?;
+            }
+            GroupEvent::Lost(partitions) => {
+                metrics.count_rebalance(Stage::Scan, Rebalance::Lost);
+                tracing::warn!(?partitions, "input partitions were taken away: the session timed out");
+                self.release(&partitions, queue)?;
+            }
+            GroupEvent::Error { code, text, is_fatal } => {
+                if is_fatal {
+                    self.shared.end();
+                    tracing::error!("the consumer of the input failed for good: {text}");
+                } else if code != RDKafkaErrorCode::UnknownTopicOrPartition {
+                    tracing::debug!("consumer of the input: {text}");
+                }
+            }
+            GroupEvent::Stray { partition, offset } => {
+                return Err(StartAgain(format!(
+                    "a record went astray: partition {partition}, offset {offset}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Before partitions go to somebody else: what was read is sent, acknowledged and committed, if that is quick.
+    fn hand_over(&mut self) {
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        let mut settled = self.flush(true).is_ok();
+        while settled && !self.scan.is_settled() && Instant::now() < deadline {
+            self.producer.poll(Duration::from_millis(1));
+            settled = self.serve_deliveries().is_ok();
+        }
+        if let Err(StartAgain(reason)) = self.commit() {
+            tracing::debug!("not committed before handing over: {reason}");
+        }
+    }
+
+    fn release(&mut self, partitions: &[i32], queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        let mut read = Vec::new();
+        for source in sources(partitions) {
+            self.unclaimed.remove(&source);
+            self.uncommitted.remove(&source);
+            self.paused.remove(&source);
+            self.scan.release(source);
+            if self.claimed.remove(&source) {
+                read.push(source.0.cast_signed());
+            }
+        }
+        self.publish_owned();
+        Ok(self.consumer.unassign(queue, &read)?)
+    }
+
+    /// Takes in what the observer has seen.
+    fn heed(&mut self, observed: &Observed, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        self.scan.set_source_count(observed.sources);
+        for &(partition, end) in &observed.ends {
+            self.scan.end_observed(SourceId(partition), InputOffset(end), observed.ends_at);
+        }
+        let recreated = self.scan.sources_of_another_topic(observed.input_topic);
+        if !recreated.is_empty() {
+            let partitions: Vec<i32> = recreated.iter().map(|source| source.0.cast_signed()).collect();
+            tracing::warn!(?partitions, "the input topic was deleted and made again");
+            self.release(&partitions, queue)?;
+            self.unclaimed.extend(recreated);
+        }
+        let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
+        for (source, is_paused) in self.scan.align(observed.watermark) {
+            if is_paused {
+                self.paused.insert(source);
+                to_pause.push(source.0.cast_signed());
+            } else if self.paused.remove(&source) {
+                to_resume.push(source.0.cast_signed());
+            }
+        }
+        if !to_pause.is_empty() {
+            self.consumer.pause(&to_pause)?;
+        }
+        if !to_resume.is_empty() {
+            self.consumer.resume(&to_resume)?;
+        }
+        if self.aligned_with != observed.watermark {
+            self.aligned_with = observed.watermark;
+            tracing::trace!(watermark = ?observed.watermark, paused = ?self.paused, "aligned");
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        let Some(observed) = self.shared.observed() else { return Ok(()) };
+        let logs = self.log_ranges(&observed)?;
+        let policy = policy(self.shared);
+        let mut claims = Vec::new();
+        for facts in self.facts(&observed, &logs)? {
+            match start::decide(&facts, policy) {
+                Decision::Wait(whom) => self.wait(whom),
+                Decision::Resolve(positions) => {
+                    let positions: Vec<Position> =
+                        positions.iter().map(|(s, o, m)| position(*s, *o, m.encode())).collect();
+                    tracing::info!(partitions = positions.len(), "starting positions of the input resolved");
+                    self.consumer.commit(&positions, REQUEST_TIMEOUT)?;
+                    // The rest of the partitions can be claimed at once.
+                    self.claim_at = Instant::now();
+                }
+                Decision::Claim(claim) => claims.push(claim),
+                Decision::Stop(loss) => {
+                    let topic = self.shared.config().input.topic.as_str();
+                    self.shared.halt(topic, facts.source.0.cast_signed(), loss.to_string());
+                    return Ok(());
+                }
+            }
+        }
+        self.take_over(&claims, queue)
+    }
+
+    fn wait(&mut self, whom: start::WaitFor) {
+        if self.waits_for != Some(whom) {
+            self.waits_for = Some(whom);
+            tracing::info!("the input is not read yet: waiting for {whom:?}");
+        }
+    }
+
+    fn log_ranges(&self, observed: &Observed) -> Result<Vec<LogRange>, StartAgain> {
+        let partitions: Vec<i32> = (0..observed.sources.cast_signed()).collect();
+        let topic = self.shared.config().input.topic.as_str();
+        let ends = self.shared.observer.watermarks(topic, &partitions, REQUEST_TIMEOUT)?;
+        let range = |low: i64, high: i64| LogRange { start: input_offset(low), end: input_offset(high) };
+        Ok(ends.iter().map(|ends| range(ends.low, ends.high)).collect())
+    }
+
+    fn facts(&self, observed: &Observed, logs: &[LogRange]) -> Result<Vec<start::Facts>, StartAgain> {
+        let mut partitions: Vec<i32> = self.unclaimed.iter().map(|source| source.0.cast_signed()).collect();
+        if !self.unclaimed.contains(&SourceId(0)) {
+            partitions.push(0);
+        }
+        let mut committed = BTreeMap::new();
+        for partition in self.consumer.committed(&partitions, REQUEST_TIMEOUT)? {
+            if let Some(error) = partition.error {
+                return Err(StartAgain(format!("committed offset of {}: {error}", partition.partition)));
+            }
+            let value = partition.value.map(|value| (input_offset(value.offset), value.metadata));
+            committed.insert(partition.partition, value);
+        }
+        let of = |source: SourceId| committed.get(&source.0.cast_signed()).cloned().flatten();
+        let facts = |&source: &SourceId| start::Facts {
+            source,
+            committed: of(source),
+            committed_first: of(SourceId(0)),
+            logs: logs.to_vec(),
+            topic: observed.input_topic,
+            aggregate: observed.aggregate,
+        };
+        Ok(self.unclaimed.iter().map(facts).collect())
+    }
+
+    /// Commits claims and, for those that were taken, sends them and begins to read.
+    fn take_over(&mut self, claims: &[Claim], queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let positions: Vec<Position> =
+            claims.iter().map(|c| position(c.source, c.from, c.metadata.encode())).collect();
+        let mut starts = Vec::new();
+        for result in self.consumer.commit(&positions, REQUEST_TIMEOUT)? {
+            let claim = claims.iter().find(|claim| claim.source.0.cast_signed() == result.partition);
+            let (Some(claim), Ok(())) = (claim, result.outcome) else {
+                tracing::debug!(partition = result.partition, "not claimed: {:?}", result.outcome);
+                continue;
+            };
+            self.show_loss(claim);
+            self.scan.claim(claim, now());
+            self.unclaimed.remove(&claim.source);
+            self.claimed.insert(claim.source);
+            let from = claim.from.max(claim.lost_to);
+            starts.push((result.partition, from.0.cast_signed()));
+            tracing::info!(partition = result.partition, %from, epoch = %claim.metadata.epoch, "claimed");
+        }
+        // The claim is on its way before the first record is read.
+        self.flush(true)?;
+        self.consumer.assign(queue, &starts)?;
+        self.publish_owned();
+        Ok(())
+    }
+
+    fn show_loss(&self, claim: &Claim) {
+        if let Some(kind) = claim.loss {
+            let lost = claim.lost_to.0.saturating_sub(claim.from.0);
+            let message = format!("{kind:?}: {lost} records from offset {} on were not read", claim.from);
+            tracing::error!(partition = claim.source.0, "data loss: {message}");
+            let topic = self.shared.config().input.topic.as_str();
+            self.shared.note_loss(topic, claim.source.0.cast_signed(), message, lost);
+        }
+    }
+
+    fn read(&mut self, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        let batch = queue.poll(POLL_TIMEOUT, POLL_RECORDS_MAX);
+        let now = now();
+        let mut out_of_range = Vec::new();
+        for item in batch.iter() {
+            match item {
+                Item::Message { partition, offset, key, payload, timestamp_ms, log_append_time } => {
+                    let appended_at = timestamp_ms.filter(|_| log_append_time).map(Timestamp::from_millis);
+                    let source = SourceId(partition.cast_unsigned());
+                    let input = Input { source, offset: input_offset(offset), appended_at, value: payload };
+                    self.record(&input, key, now)?;
+                    if self.scan.wants_flush() {
+                        self.flush(false)?;
+                    }
+                }
+                Item::Eof { partition, offset } => {
+                    self.scan.reached(SourceId(partition.cast_unsigned()), input_offset(offset));
+                }
+                Item::Error { partition, code, text } => match code {
+                    RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
+                        out_of_range.push(partition);
+                    }
+                    _ => tracing::warn!(partition, "reading the input: {text}"),
+                },
+            }
+        }
+        drop(batch);
+        if out_of_range.is_empty() { Ok(()) } else { self.skip_lost(&out_of_range, queue) }
+    }
+
+    fn record(&mut self, input: &Input<'_>, key: Option<&[u8]>, now: Timestamp) -> Result<(), StartAgain> {
+        self.counts.records += 1;
+        self.counts.bytes += input.value.map_or(0, |value| value.len() as u64);
+        match self.scan.record(input, now) {
+            Scanned::Matched => self.counts.matches += 1,
+            Scanned::Empty => self.counts.empty += 1,
+            Scanned::DeadLetter(reason) => {
+                *self.dead_letters.entry(reason).or_default() += 1;
+                self.send_dead_letter(reason, input, key)?;
+            }
+            Scanned::Passed | Scanned::Repeated | Scanned::NotOwned => {}
+        }
+        Ok(())
+    }
+
+    fn send_dead_letter(
+        &mut self,
+        reason: Malformed,
+        input: &Input<'_>,
+        key: Option<&[u8]>,
+    ) -> Result<(), StartAgain> {
+        let Some(topic) = &self.shared.config().output.dead_letter_topic else { return Ok(()) };
+        let mut headers = OwnedHeaders::new();
+        for (name, value) in &output::dead_letter_headers(reason, input.source, input.offset) {
+            headers = headers.insert(Header { key: name, value: Some(value.as_bytes()) });
+        }
+        let RoundId(round) = self.scan.await_dead_letter();
+        let mut record = BaseRecord::with_opaque_to(topic.as_str(), token(round)).headers(headers);
+        if let Some(value) = input.value {
+            record = record.payload(value);
+        }
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        send(&self.producer, record)
+    }
+
+    /// Retention was faster than the reader: says so and goes on, or stops, as the resource wants it.
+    fn skip_lost(&mut self, partitions: &[i32], queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        // The claim decides what to do about it from the same facts, so it is the one place that does.
+        tracing::warn!(?partitions, "the offset to read is no longer in the log");
+        self.hand_over();
+        self.release(partitions, queue)?;
+        self.unclaimed.extend(sources(partitions));
+        Ok(())
+    }
+
+    fn flush(&mut self, at_once: bool) -> Result<(), StartAgain> {
+        let Some(Round { id, messages }) = self.scan.flush(now(), at_once) else { return Ok(()) };
+        let topic = self.shared.config().repartition_topic().as_str();
+        for (Shard(shard), bytes) in &messages {
+            let record = BaseRecord::with_opaque_to(topic, token(id.0));
+            let record: BaseRecord<'_, [u8], [u8], usize> =
+                record.partition(shard.cast_signed()).payload(bytes);
+            send(&self.producer, record)?;
+        }
+        self.counts.frames += messages.len() as u64;
+        Ok(())
+    }
+
+    fn serve_deliveries(&mut self) -> Result<bool, StartAgain> {
+        self.producer.poll(Duration::ZERO);
+        let deliveries = self.producer.context().take_deliveries();
+        let any = !deliveries.is_empty();
+        for delivery in deliveries {
+            match delivery.outcome {
+                Ok(_) => self.scan.acknowledged(RoundId(delivery.token as u64)),
+                Err(code) => {
+                    return Err(StartAgain(format!("a frame or dead letter was not delivered: {code}")));
+                }
+            }
+        }
+        Ok(any)
+    }
+
+    fn commit(&mut self) -> Result<(), StartAgain> {
+        let committable = self.scan.take_committable();
+        self.uncommitted.extend(committable.into_iter().map(|position| (position.source, position)));
+        if self.uncommitted.is_empty() {
+            return Ok(());
+        }
+        let positions: Vec<Position> =
+            self.uncommitted.values().map(|c| position(c.source, c.offset, c.metadata.encode())).collect();
+        for result in self.consumer.commit(&positions, REQUEST_TIMEOUT)? {
+            match result.outcome {
+                Ok(()) => drop(self.uncommitted.remove(&SourceId(result.partition.cast_unsigned()))),
+                // A rebalance is under way, or we are no longer the owner: an event will tell which.
+                Err(code) => tracing::debug!(partition = result.partition, "not committed: {code}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The one way back: a new producer, nothing remembered, every partition claimed again.
+    fn start_again(&mut self, queue: &mut MessageQueue) -> Result<(), Error> {
+        let config = self.shared.config();
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        self.producer = self.shared.context.clients.idempotent_producer()?;
+        let matcher = Matcher::new(&config.rule).map_err(|error| Error::Runtime(error.to_string()))?;
+        self.scan = Scan::new(scan_params(config), matcher);
+        self.uncommitted.clear();
+        self.paused.clear();
+        let read: Vec<i32> = self.claimed.iter().map(|source| source.0.cast_signed()).collect();
+        self.unclaimed.append(&mut self.claimed);
+        self.publish_owned();
+        self.consumer.unassign(queue, &read).map_err(|error| Error::Runtime(error.to_string()))
+    }
+
+    fn leave(mut self) {
+        if !self.shared.is_halted() {
+            self.hand_over();
+        }
+        self.report();
+        match self.consumer.leave(SETTLE_TIMEOUT) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("left the scan group without its answer"),
+            Err(error) => tracing::warn!("leaving the scan group: {error}"),
+        }
+    }
+
+    fn publish_owned(&self) {
+        let owned = self.claimed.iter().map(|source| source.0.cast_signed()).collect();
+        self.shared.set_owned(self.thread, owned);
+    }
+
+    fn report(&mut self) {
+        let admin = &self.shared.context.admin;
+        let counts = std::mem::take(&mut self.counts);
+        let dead_letters = std::mem::take(&mut self.dead_letters);
+        admin.metrics().add_scan(&counts);
+        for (&reason, &count) in &dead_letters {
+            admin.metrics().add_dead_letters(reason, count);
+        }
+        let observed = self.shared.observed();
+        let end = |source: SourceId| {
+            let ends = observed.as_ref().map_or(&[][..], |observed| &observed.ends);
+            ends.iter().find(|(partition, _)| *partition == source.0).map_or(0, |(_, end)| *end)
+        };
+        let partitions: Vec<(i32, InputPartition)> = self
+            .scan
+            .views()
+            .map(|view| {
+                let lag = end(view.source).saturating_sub(view.next.0);
+                let state = match (view.paused, view.idle) {
+                    (true, _) => InputState::Paused,
+                    (false, true) => InputState::Idle,
+                    (false, false) => InputState::Running,
+                };
+                let partition = InputPartition {
+                    position: view.next.0.cast_signed(),
+                    lag: lag.cast_signed(),
+                    mark_ms: view.mark.map(Timestamp::as_millis),
+                    state,
+                };
+                (view.source.0.cast_signed(), partition)
+            })
+            .collect();
+        let owned = self.shared.owned();
+        admin.update_status(|status| {
+            status.input.retain(|partition, _| owned.contains(partition));
+            status.input.extend(partitions);
+            status.totals.records += counts.records;
+            status.totals.dead_letters += dead_letters.values().sum::<u64>();
+        });
+        let status = admin.status();
+        let lags: Vec<(i32, i64)> =
+            status.input.iter().map(|(&partition, input)| (partition, input.lag)).collect();
+        admin.metrics().set_input_lag(&lags);
+    }
+}
+
+fn policy(shared: &Shared) -> Policy {
+    let input = &shared.config().input;
+    Policy { starting_offsets: input.starting_offsets, on_data_loss: input.on_data_loss }
+}
+
+fn sources(partitions: &[i32]) -> impl Iterator<Item = SourceId> + '_ {
+    partitions.iter().map(|partition| SourceId(partition.cast_unsigned()))
+}
+
+fn input_offset(offset: i64) -> InputOffset {
+    InputOffset(offset.max(0).cast_unsigned())
+}
+
+fn position(source: SourceId, offset: InputOffset, metadata: String) -> Position {
+    Position { partition: source.0.cast_signed(), offset: offset.0.cast_signed(), metadata }
+}
+
+fn token(round: u64) -> usize {
+    usize::try_from(round).expect("rounds are counted on a 64-bit machine")
+}
+
+/// Hands a record to the producer; waits, within a bound, while its queue is full.
+fn send(producer: &Producer, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), StartAgain> {
+    let deadline = Instant::now() + ENQUEUE_TIMEOUT;
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned))
+                if Instant::now() < deadline =>
+            {
+                record = returned;
+                producer.poll(Duration::from_millis(5));
+            }
+            Err((error, _)) => return Err(StartAgain(format!("sending: {error}"))),
+        }
+    }
+}
