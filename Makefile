@@ -52,6 +52,10 @@ lint: ## Check the format and the lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
+.PHONY: mutants
+mutants: ## Plant one bug for each rule of the protocol and see that its tests find it (about 3 minutes)
+	scripts/mutants
+
 .PHONY: deny
 deny: ## Check licences, sources, duplicates, and advisories where their database can be fetched
 	@command -v $(TOOLS)/bin/cargo-deny >/dev/null || \

@@ -243,12 +243,13 @@ fn rule_08_o_low_keeps_away_from_frames_behind_a_gap() {
 #[test]
 fn rule_08_a_rebuild_forgets_the_partitions_that_a_recreated_topic_lacks() {
     let mut log = Log::claimed(Mode::Updates, 3);
-    log.say(records(2, 1, 0..1).crash(0, 100, "u").mark(100)); // 3: its window keeps o_low here
-    log.say(records(1, 1, 0..1).mark(100)); // 4
+    log.say(records(0, 1, 0..1).mark(100)); // 3
+    log.say(records(2, 1, 0..1).crash(0, 100, "u").mark(100)); // 4: its window keeps o_low here
+    log.say(records(1, 1, 0..1).mark(100)); // 5
     (log.topic, log.sources) = (INPUT_AGAIN, 1);
-    log.say(claim(0, 2, 0)); // 5: the first frame of source 0 that a rebuild meets
+    log.say(claim(0, 2, 0).mark(100)); // 6: the first frame of source 0 that a rebuild meets
     let commit = log.commit();
-    assert_eq!(commit.o_low, LogOffset(3));
+    assert_eq!(commit.o_low, LogOffset(4));
     assert_eq!(log.rebuilt(&commit), log.state);
 }
 
