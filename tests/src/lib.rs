@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod home;
 mod http;
 pub mod kafka;
+pub mod monitor;
 pub mod ports;
 pub mod process;
 pub mod redis;
