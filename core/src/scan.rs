@@ -7,8 +7,9 @@
 //! # Rules
 //! Numbers in brackets are those of the protocol in ARCHITECTURE.md.
 //!
-//! 1. *Claim first* \[2\]. [`Scan::claim`] queues the claim frame before anything of a source is read; [`start`] says
-//!    with which epoch and from where.
+//! 1. *Claim first* \[2\]. [`start`] says with which epoch and from where; [`Scan::claim`] queues the claim frame. A
+//!    source may be read when [`Scan::take_readable`] names it: its claim is then in every shard's log. Were a claim lost
+//!    and a later frame not, a shard that has not met the source would take that frame for its beginning.
 //! 2. *Chain* \[3\]. A frame begins where the source's last one ended. All shards get the same `from` and `to`; only the
 //!    entries differ.
 //! 3. *Commit* \[4\]. Frames go out in rounds: one round is what [`Scan::flush`] returns. The offsets of a round may be
@@ -148,10 +149,19 @@ struct Source {
     idle_until: Option<Timestamp>,
     said_idle: bool,
     paused: bool,
+    claim: ClaimFrame,
     /// By shard: what `[open_from, next)` holds for it.
     entries: Vec<Entries>,
     /// Claims, losses and what was read before a loss: to be said before the open frame.
     queue: VecDeque<Saying>,
+}
+
+/// How far a claim's frames have come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ClaimFrame {
+    Queued,
+    Sent(RoundId),
+    Acknowledged,
 }
 
 /// A frame that waits, with the mark as it was when it was queued: a later mark would overtake the entries behind it.
@@ -186,6 +196,7 @@ pub struct Scan {
     dead_letters: usize,
     in_flight: VecDeque<InFlight>,
     committable: BTreeMap<SourceId, Committable>,
+    readable: Vec<(SourceId, InputOffset)>,
 }
 
 impl Scan {
@@ -202,6 +213,7 @@ impl Scan {
             dead_letters: 0,
             in_flight: VecDeque::new(),
             committable: BTreeMap::new(),
+            readable: Vec::new(),
         }
     }
 
@@ -233,6 +245,7 @@ impl Scan {
             idle_until: None,
             said_idle: false,
             paused: false,
+            claim: ClaimFrame::Queued,
             entries: no_entries(self.params.shards as usize),
             queue,
         };
@@ -244,6 +257,7 @@ impl Scan {
     pub fn release(&mut self, source: SourceId) {
         self.sources.remove(&source);
         self.committable.remove(&source);
+        self.readable.retain(|(readable, _)| *readable != source);
         for round in &mut self.in_flight {
             round.positions.retain(|position| position.source != source);
         }
@@ -387,6 +401,9 @@ impl Scan {
         }
         let id = RoundId(self.next_round);
         self.next_round += 1;
+        for source in self.sources.values_mut().filter(|source| source.claim == ClaimFrame::Queued) {
+            source.claim = ClaimFrame::Sent(id);
+        }
         self.in_flight.push_back(InFlight { id, unacknowledged: messages.len() + dead_letters, positions });
         Some(Round { id, messages })
     }
@@ -404,7 +421,18 @@ impl Scan {
         {
             let done = self.in_flight.pop_front().expect("it was looked at");
             self.committable.extend(done.positions.into_iter().map(|position| (position.source, position)));
+            for (&id, source) in &mut self.sources {
+                if source.claim == ClaimFrame::Sent(done.id) {
+                    source.claim = ClaimFrame::Acknowledged;
+                    self.readable.push((id, source.next));
+                }
+            }
         }
+    }
+
+    /// The sources that may be read since the last call, each with the offset to read from.
+    pub fn take_readable(&mut self) -> Vec<(SourceId, InputOffset)> {
+        std::mem::take(&mut self.readable)
     }
 
     /// The offsets that have become committable since the last call.

@@ -18,13 +18,13 @@ use crashmonitor_core::status::{AggregatePartition, HoldReason, Holder};
 use crashmonitor_core::time::Timestamp;
 use crashmonitor_core::{aggregate, output, snapshot};
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
 use crate::driver::{LOOP_BOUND, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, aggregate_params, cadence, now};
 use crate::kafka;
 use crate::kafka::batch::{Item, MessageQueue};
-use crate::kafka::client::Producer;
+use crate::kafka::client::{Producer, send};
 use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
 use crate::keeper::{Keeper, show_store};
 use crate::metrics::{self, AggregateCounts, Rebalance, Stage};
@@ -297,14 +297,12 @@ impl<'a> AggregateLoop<'a> {
         let partition = notice.shard.0.cast_signed();
         let topic = self.shared.config().repartition_topic().as_str();
         match &notice.effect {
-            Effect::Gap { source, missing_from, missing_to } => {
-                let message = format!(
-                    "frames of input partition {source} from offset {missing_from} to {missing_to} are missing; \
-                     the source is not counted until it is claimed again (restart its worker)"
-                );
-                tracing::error!(shard = partition, "{message}");
-                self.shared.note_loss(topic, partition, message, 0);
-            }
+            // A scanner whose producer failed leaves one and closes it with its next claim.
+            Effect::Gap { source, missing_from, missing_to } => tracing::warn!(
+                shard = partition,
+                "frames of input partition {source} from offset {missing_from} to {missing_to} are missing; \
+                 it is counted on when it is claimed again"
+            ),
             Effect::DataLoss { source, from, to } => {
                 let message =
                     format!("records of input partition {source} from {from} to {to} are not counted");
@@ -384,11 +382,11 @@ impl<'a> AggregateLoop<'a> {
         let mode = self.aggregator.mode();
         for outcome in &transaction.results {
             let written = output::result(outcome, mode);
-            send(producer, output_topics.topic.as_str(), &written)?;
+            write(producer, output_topics.topic.as_str(), &written)?;
         }
         if let Some(late_topic) = &output_topics.late_topic {
             for event in &transaction.late {
-                send(producer, late_topic.as_str(), &output::late(event))?;
+                write(producer, late_topic.as_str(), &output::late(event))?;
             }
         }
         Ok(())
@@ -507,20 +505,8 @@ fn reason(reason: aggregate::HoldReason) -> HoldReason {
     }
 }
 
-/// Hands a record to the producer; waits, within a bound, while its queue is full.
-fn send(producer: &Producer, topic: &str, written: &output::Written) -> Result<(), kafka::Error> {
-    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
-    let mut record = BaseRecord::with_opaque_to(topic, 0).key(&written.key).payload(&written.value);
-    loop {
-        match producer.send(record) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned))
-                if Instant::now() < deadline =>
-            {
-                record = returned;
-                producer.poll(Duration::from_millis(5));
-            }
-            Err((error, _)) => return Err(kafka::Error::kafka("writing results", error)),
-        }
-    }
+fn write(producer: &Producer, topic: &str, written: &output::Written) -> Result<(), kafka::Error> {
+    let (key, value) = (written.key.as_bytes(), written.value.as_bytes());
+    let record = BaseRecord::with_opaque_to(topic, 0).key(key).payload(value);
+    send(producer, record, TRANSACTION_TIMEOUT).map_err(|error| kafka::Error::kafka("writing results", error))
 }

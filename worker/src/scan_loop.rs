@@ -23,7 +23,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 use crate::driver::{LOOP_BOUND, Observed, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, now, scan_params};
 use crate::kafka;
 use crate::kafka::batch::{Item, MessageQueue};
-use crate::kafka::client::Producer;
+use crate::kafka::client::{Producer, send};
 use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
 use crate::metrics::{Rebalance, ScanCounts, Stage};
 use crate::run::Error;
@@ -58,15 +58,16 @@ struct ScanLoop<'a> {
     scan: Scan,
     /// In the group's eyes ours, not claimed yet.
     unclaimed: BTreeSet<SourceId>,
-    /// Claimed and read.
+    /// Claimed; read as soon as the claim has arrived.
     claimed: BTreeSet<SourceId>,
+    /// Claimed and read.
+    reading: BTreeSet<SourceId>,
     paused: BTreeSet<SourceId>,
     /// What could not be committed yet.
     uncommitted: BTreeMap<SourceId, Committable>,
     claim_at: Instant,
     commit_at: Instant,
     report_at: Instant,
-    aligned_with: Option<Timestamp>,
     counts: ScanCounts,
     dead_letters: BTreeMap<Malformed, u64>,
     waits_for: Option<start::WaitFor>,
@@ -112,12 +113,12 @@ impl<'a> ScanLoop<'a> {
             scan: Scan::new(scan_params(config), matcher),
             unclaimed: BTreeSet::new(),
             claimed: BTreeSet::new(),
+            reading: BTreeSet::new(),
             paused: BTreeSet::new(),
             uncommitted: BTreeMap::new(),
             claim_at: now,
             commit_at: now,
             report_at: now,
-            aligned_with: None,
             counts: ScanCounts::default(),
             dead_letters: BTreeMap::new(),
             waits_for: None,
@@ -134,7 +135,7 @@ impl<'a> ScanLoop<'a> {
         }
         if !self.unclaimed.is_empty() && Instant::now() >= self.claim_at {
             self.claim_at = Instant::now() + CLAIM_INTERVAL;
-            self.claim(queue)?;
+            self.claim()?;
         }
         if self.scan.is_saturated() {
             self.producer.poll(POLL_TIMEOUT);
@@ -143,6 +144,7 @@ impl<'a> ScanLoop<'a> {
         }
         self.flush(false)?;
         let progressed = self.serve_deliveries()?;
+        self.read_claimed(queue)?;
         if self.commit_at.elapsed() >= self.shared.config().worker.commit_interval {
             self.commit_at = Instant::now();
             self.commit()?;
@@ -211,7 +213,8 @@ impl<'a> ScanLoop<'a> {
             self.uncommitted.remove(&source);
             self.paused.remove(&source);
             self.scan.release(source);
-            if self.claimed.remove(&source) {
+            self.claimed.remove(&source);
+            if self.reading.remove(&source) {
                 read.push(source.0.cast_signed());
             }
         }
@@ -234,11 +237,10 @@ impl<'a> ScanLoop<'a> {
         }
         let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
         for (source, is_paused) in self.scan.align(observed.watermark) {
-            if is_paused {
-                self.paused.insert(source);
-                to_pause.push(source.0.cast_signed());
-            } else if self.paused.remove(&source) {
-                to_resume.push(source.0.cast_signed());
+            let changed = if is_paused { self.paused.insert(source) } else { self.paused.remove(&source) };
+            if changed && self.reading.contains(&source) {
+                let list = if is_paused { &mut to_pause } else { &mut to_resume };
+                list.push(source.0.cast_signed());
             }
         }
         if !to_pause.is_empty() {
@@ -247,14 +249,10 @@ impl<'a> ScanLoop<'a> {
         if !to_resume.is_empty() {
             self.consumer.resume(&to_resume)?;
         }
-        if self.aligned_with != observed.watermark {
-            self.aligned_with = observed.watermark;
-            tracing::trace!(watermark = ?observed.watermark, paused = ?self.paused, "aligned");
-        }
         Ok(())
     }
 
-    fn claim(&mut self, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+    fn claim(&mut self) -> Result<(), StartAgain> {
         let Some(observed) = self.shared.observed() else { return Ok(()) };
         let logs = self.log_ranges(&observed)?;
         let policy = policy(self.shared);
@@ -278,7 +276,7 @@ impl<'a> ScanLoop<'a> {
                 }
             }
         }
-        self.take_over(&claims, queue)
+        self.take_over(&claims)
     }
 
     fn wait(&mut self, whom: start::WaitFor) {
@@ -321,14 +319,13 @@ impl<'a> ScanLoop<'a> {
         Ok(self.unclaimed.iter().map(facts).collect())
     }
 
-    /// Commits claims and, for those that were taken, sends them and begins to read.
-    fn take_over(&mut self, claims: &[Claim], queue: &mut MessageQueue) -> Result<(), StartAgain> {
+    /// Commits claims and sends those that were taken.
+    fn take_over(&mut self, claims: &[Claim]) -> Result<(), StartAgain> {
         if claims.is_empty() {
             return Ok(());
         }
         let positions: Vec<Position> =
             claims.iter().map(|c| position(c.source, c.from, c.metadata.encode())).collect();
-        let mut starts = Vec::new();
         for result in self.consumer.commit(&positions, REQUEST_TIMEOUT)? {
             let claim = claims.iter().find(|claim| claim.source.0.cast_signed() == result.partition);
             let (Some(claim), Ok(())) = (claim, result.outcome) else {
@@ -339,14 +336,29 @@ impl<'a> ScanLoop<'a> {
             self.scan.claim(claim, now());
             self.unclaimed.remove(&claim.source);
             self.claimed.insert(claim.source);
-            let from = claim.from.max(claim.lost_to);
-            starts.push((result.partition, from.0.cast_signed()));
-            tracing::info!(partition = result.partition, %from, epoch = %claim.metadata.epoch, "claimed");
+            let (from, epoch) = (claim.from.max(claim.lost_to), claim.metadata.epoch);
+            tracing::info!(partition = result.partition, %from, %epoch, "claimed");
         }
-        // The claim is on its way before the first record is read.
-        self.flush(true)?;
-        self.consumer.assign(queue, &starts)?;
         self.publish_owned();
+        self.flush(true)
+    }
+
+    /// Begins to read the sources whose claims have arrived in every shard.
+    fn read_claimed(&mut self, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+        let readable = self.scan.take_readable();
+        if readable.is_empty() {
+            return Ok(());
+        }
+        let starts = readable.iter().map(|(source, from)| (source.0.cast_signed(), from.0.cast_signed()));
+        let starts: Vec<(i32, i64)> = starts.collect();
+        self.consumer.assign(queue, &starts)?;
+        self.reading.extend(readable.iter().map(|(source, _)| source));
+        // Alignment may have decided before there was anything to pause.
+        let paused = readable.iter().filter(|(source, _)| self.paused.contains(source));
+        let paused: Vec<i32> = paused.map(|(source, _)| source.0.cast_signed()).collect();
+        if !paused.is_empty() {
+            self.consumer.pause(&paused)?;
+        }
         Ok(())
     }
 
@@ -424,7 +436,7 @@ impl<'a> ScanLoop<'a> {
         if let Some(key) = key {
             record = record.key(key);
         }
-        send(&self.producer, record)
+        send(&self.producer, record, ENQUEUE_TIMEOUT).map_err(not_sent)
     }
 
     /// Retention was faster than the reader: says so and goes on, or stops, as the resource wants it.
@@ -444,7 +456,7 @@ impl<'a> ScanLoop<'a> {
             let record = BaseRecord::with_opaque_to(topic, token(id.0));
             let record: BaseRecord<'_, [u8], [u8], usize> =
                 record.partition(shard.cast_signed()).payload(bytes);
-            send(&self.producer, record)?;
+            send(&self.producer, record, ENQUEUE_TIMEOUT).map_err(not_sent)?;
         }
         self.counts.frames += messages.len() as u64;
         Ok(())
@@ -492,7 +504,8 @@ impl<'a> ScanLoop<'a> {
         self.scan = Scan::new(scan_params(config), matcher);
         self.uncommitted.clear();
         self.paused.clear();
-        let read: Vec<i32> = self.claimed.iter().map(|source| source.0.cast_signed()).collect();
+        let read: Vec<i32> = self.reading.iter().map(|source| source.0.cast_signed()).collect();
+        self.reading.clear();
         self.unclaimed.append(&mut self.claimed);
         self.publish_owned();
         self.consumer.unassign(queue, &read).map_err(|error| Error::Runtime(error.to_string()))
@@ -582,19 +595,6 @@ fn token(round: u64) -> usize {
     usize::try_from(round).expect("rounds are counted on a 64-bit machine")
 }
 
-/// Hands a record to the producer; waits, within a bound, while its queue is full.
-fn send(producer: &Producer, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), StartAgain> {
-    let deadline = Instant::now() + ENQUEUE_TIMEOUT;
-    loop {
-        match producer.send(record) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned))
-                if Instant::now() < deadline =>
-            {
-                record = returned;
-                producer.poll(Duration::from_millis(5));
-            }
-            Err((error, _)) => return Err(StartAgain(format!("sending: {error}"))),
-        }
-    }
+fn not_sent(error: KafkaError) -> StartAgain {
+    StartAgain(format!("sending: {error}"))
 }

@@ -201,6 +201,13 @@ fn window(raw: &raw::Window) -> Result<Window, Error> {
         let (drift, size) = (duration::format(window.max_drift), duration::format(size));
         return refuse("window.maxDrift", format!("must be at least window.size ({size}), got {drift}"));
     }
+    // The source that holds the watermark is ahead of it by its disorder and must never be held by alignment.
+    let disorder = window.max_out_of_orderness;
+    if window.max_drift < 2 * disorder {
+        let (drift, disorder) = (duration::format(window.max_drift), duration::format(disorder));
+        let reason = format!("must be at least twice window.maxOutOfOrderness ({disorder}), got {drift}");
+        return refuse("window.maxDrift", reason);
+    }
     Ok(window)
 }
 

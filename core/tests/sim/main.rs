@@ -11,6 +11,7 @@ mod rng;
 mod worker;
 mod world;
 
+#[allow(clippy::disallowed_methods, reason = "the test's environment, not core's")]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }

@@ -238,7 +238,8 @@ impl World {
             self.fault();
         }
         let quiet = (self.now / 10_000) % 3 == 2;
-        if !self.draining && !(quiet && self.rng.below(10) > 0) && self.rng.one_in(3) {
+        let silent = self.draining || (quiet && self.rng.below(10) > 0);
+        if !silent && self.rng.one_in(3) {
             self.produce();
         }
         let zombie_moves = !self.zombies.is_empty() && self.rng.one_in(4);

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
@@ -29,7 +29,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
 
 use crashmonitor_core::config::{Authentication, Config, GroupName, Kafka, KafkaTls, Mechanism, TopicName};
 
@@ -170,6 +170,27 @@ impl ProducerContext for ProducerEvents {
 /// A producer of either kind. `rdkafka::producer::Producer` has the transactional calls; `poll(Duration::ZERO)` serves
 /// delivery reports, `context().take_deliveries()` returns them.
 pub type Producer = BaseProducer<ProducerEvents>;
+
+/// Hands a record to the producer; waits at most `timeout` while its queue is full.
+pub fn send(
+    producer: &Producer,
+    mut record: BaseRecord<'_, [u8], [u8], usize>,
+    timeout: Duration,
+) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned))
+                if Instant::now() < deadline =>
+            {
+                record = returned;
+                producer.poll(Duration::from_millis(5));
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
 
 /// Builds clients for one monitor in one pod.
 #[derive(Clone)]
