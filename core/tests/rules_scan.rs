@@ -176,6 +176,29 @@ fn rule_02_the_claim_goes_to_every_shard_before_any_record() {
 }
 
 #[test]
+fn rule_02_a_source_is_read_when_its_claim_is_in_every_shard() {
+    let mut scanner = Scanner::new(3);
+    scanner.claim(0, 4, 7);
+    let round = scanner.send();
+    for _ in &round.messages {
+        assert_eq!(scanner.scan.take_readable(), [], "a shard has not met the source yet");
+        scanner.scan.acknowledged(round.id);
+    }
+    assert_eq!(scanner.scan.take_readable(), [(SourceId(0), InputOffset(7))]);
+    assert_eq!(scanner.scan.take_readable(), [], "once");
+}
+
+#[test]
+fn rule_02_only_its_own_round_makes_a_source_readable() {
+    let mut scanner = Scanner::new(1);
+    scanner.claim(0, 4, 7);
+    let first = scanner.send();
+    scanner.claim(1, 4, 9);
+    scanner.scan.acknowledged(first.id);
+    assert_eq!(scanner.scan.take_readable(), [(SourceId(0), InputOffset(7))], "1 is not even sent");
+}
+
+#[test]
 fn rule_02_a_claim_after_a_loss_says_what_was_lost() {
     let mut scanner = Scanner::new(1);
     let lost_to = InputOffset(12);
