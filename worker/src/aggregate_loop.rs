@@ -3,7 +3,7 @@
 //! Responsible for carrying out what the aggregator decides: facts, reads, transactions. Must never write outside a
 //! transaction, move an offset outside one, or use a producer again whose transaction did not end well.
 //!
-//! The group's metadata is taken when partitions are assigned and goes with every commit until the next assignment: the
+//! The group's metadata is taken when a rebalance is answered and goes with every commit until the next one: the
 //! coordinator checks the generation, not who owns what, so metadata read later could be newer than the assignment that
 //! is being worked on.
 
@@ -139,6 +139,8 @@ impl<'a> AggregateLoop<'a> {
             }
             GroupEvent::Revoked(partitions) => {
                 metrics.count_rebalance(Stage::Aggregate, Rebalance::Revoked);
+                // A generation in which nobody owns what is being taken, and we what we keep.
+                self.membership = Some(self.consumer.group_metadata()?);
                 // What was counted since the last commit need not be counted again.
                 let finished = self.transact();
                 self.release(&partitions, queue)?;
@@ -151,8 +153,8 @@ impl<'a> AggregateLoop<'a> {
             }
             GroupEvent::Error { text, is_fatal, .. } => {
                 if is_fatal {
-                    self.shared.end();
-                    tracing::error!("the consumer of the repartition topic failed for good: {text}");
+                    self.shared
+                        .fail(format!("the consumer of the repartition topic failed for good: {text}"));
                 } else {
                     tracing::debug!("consumer of the repartition topic: {text}");
                 }

@@ -64,6 +64,7 @@ pub struct Shared {
     owned: Mutex<Vec<(u16, Vec<i32>)>>,
     ending: AtomicBool,
     halted: AtomicBool,
+    failure: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -103,6 +104,13 @@ impl Shared {
     /// Whether a loss has halted the worker.
     pub fn is_halted(&self) -> bool {
         self.halted.load(Ordering::Acquire)
+    }
+
+    /// Ends all loops and the process: a client is beyond help, and a new process will make a new one.
+    pub fn fail(&self, reason: String) {
+        tracing::error!("{reason}");
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.end();
     }
 
     /// Ends all loops because going on would lose or double; the process stays and says so.
@@ -202,6 +210,9 @@ pub fn run(context: Context) -> Result<(), Error> {
         outcome = outcome.and(join(handle));
     }
     outcome = outcome.and(join(keeping));
+    if let Some(reason) = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        outcome = outcome.and(Err(Error::Runtime(reason)));
+    }
     if shared.is_halted() {
         // The reason stays readable until somebody ends the process.
         ended.recv().unwrap_or_default();
@@ -222,6 +233,7 @@ fn prepare(context: Context) -> Result<Shared, Error> {
         owned: Mutex::new(Vec::new()),
         ending: AtomicBool::new(false),
         halted: AtomicBool::new(false),
+        failure: Mutex::new(None),
         context,
     })
 }

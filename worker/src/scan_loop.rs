@@ -178,8 +178,7 @@ impl<'a> ScanLoop<'a> {
             }
             GroupEvent::Error { code, text, is_fatal } => {
                 if is_fatal {
-                    self.shared.end();
-                    tracing::error!("the consumer of the input failed for good: {text}");
+                    self.shared.fail(format!("the consumer of the input failed for good: {text}"));
                 } else if code != RDKafkaErrorCode::UnknownTopicOrPartition {
                     tracing::debug!("consumer of the input: {text}");
                 }
