@@ -57,6 +57,22 @@ pub fn unseal(bytes: &[u8]) -> Result<&[u8], Error> {
     if crc32c::crc32c(body) == u32::from_le_bytes(*checksum) { Ok(body) } else { Err(Error::Checksum) }
 }
 
+/// A reader behind magic and version of sealed bytes that are of this format and version.
+///
+/// The version is looked at before the checksum: another version may place or compute its checksum otherwise.
+pub fn open(bytes: &[u8], magic: [u8; 3], version: u8) -> Result<Reader<'_>, Error> {
+    if !bytes.starts_with(&magic) {
+        return Err(Error::Magic);
+    }
+    match bytes.get(magic.len()) {
+        Some(&found) if found == version => {}
+        Some(&found) => return Err(Error::Version(found)),
+        None => return Err(Error::Truncated),
+    }
+    let body = unseal(bytes)?;
+    Ok(Reader::new(body.get(magic.len() + 1..).ok_or(Error::Truncated)?))
+}
+
 /// Reads values one after another.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {

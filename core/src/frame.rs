@@ -211,17 +211,7 @@ impl<'a> Message<'a> {
     /// # Errors
     /// Any [`codec::Error`]. Whoever reads the repartition topic stops at one: a frame skipped is a count lost.
     pub fn decode(bytes: &'a [u8]) -> Result<Message<'a>, Error> {
-        if !bytes.starts_with(&MAGIC) {
-            return Err(Error::Magic);
-        }
-        // The version comes before the checksum: another version may place or compute its checksum otherwise.
-        match bytes.get(MAGIC.len()) {
-            Some(&VERSION) => {}
-            Some(&version) => return Err(Error::Version(version)),
-            None => return Err(Error::Truncated),
-        }
-        let body = codec::unseal(bytes)?;
-        let mut reader = Reader::new(body.get(MAGIC.len() + 1..).ok_or(Error::Truncated)?);
+        let mut reader = codec::open(bytes, MAGIC, VERSION)?;
         let header = Header { topic: TopicId(reader.array()?), sources: reader.u32()? };
         let mut frames = Vec::new();
         while !reader.is_empty() {

@@ -67,16 +67,7 @@ pub fn encode(identity: &Identity, state: &Partition) -> Vec<u8> {
 /// # Errors
 /// Any [`codec::Error`]; [`Error::Invalid`] too when the window size is not that of `params`.
 pub fn decode(bytes: &[u8], params: Params) -> Result<Snapshot, Error> {
-    if !bytes.starts_with(&MAGIC) {
-        return Err(Error::Magic);
-    }
-    match bytes.get(MAGIC.len()) {
-        Some(&VERSION) => {}
-        Some(&version) => return Err(Error::Version(version)),
-        None => return Err(Error::Truncated),
-    }
-    let body = codec::unseal(bytes)?;
-    let mut reader = Reader::new(body.get(MAGIC.len() + 1..).ok_or(Error::Truncated)?);
+    let mut reader = codec::open(bytes, MAGIC, VERSION)?;
     let monitor = reader.text()?.to_owned();
     let identity = Identity { monitor, log_topic: TopicId(reader.array()?), shard: Shard(reader.u32()?) };
     let mut state = Partition::new(params, LogOffset(reader.u64()?));
