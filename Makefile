@@ -40,8 +40,10 @@ test-services: deps ## Run the tests against a real Kafka and Redis
 
 .PHONY: run
 run: deps ## Show it at work: Kafka, Redis, two workers and a load generator (SECONDS=60 ends by itself)
-	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-run -- $(if $(SECONDS),--seconds $(SECONDS))
+	@echo "building (the first time takes some minutes)"
+	@cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed \
+	    --bin crashmonitor-worker --bin crashmonitor-loadgen --bin crashmonitor-run
+	@$(CARGO_TARGET_DIR)/release/crashmonitor-run $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -1,0 +1,236 @@
+//! When each result was due, and so how long a person had to wait for it.
+//!
+//! Responsible for the definition of latency, which is taken from outside of the monitor. The watermark passes the end
+//! `e` of an interval once every input partition has shown a record of event time `e + maxOutOfOrderness` or later. The
+//! generator writes a record when its nominal time has come and shifts event times back only, so that can't be before
+//! the wall clock shows `e + maxOutOfOrderness`; with the generator's disorder it is some milliseconds after. That
+//! wall clock time is when a result is *due*, and its latency is the time from then until the consumer of the output
+//! topic has the first result of that interval and user. Every delay counts against the monitor: that of the disorder,
+//! of a generator behind its rate, of the broker and of the consumer.
+//!
+//! A result is *on time* if the records with a nominal time up to `e + maxOutOfOrderness` already lift its count above
+//! the threshold. Otherwise a late record does, and the result is due when that record was written. Results of
+//! intervals whose watermark can pass only after the load has ended wait for silence or end markers: they are not
+//! measured.
+//!
+//! The generator is deterministic, so all this is known by generating the same records again beside the real ones.
+//! Must never decide whether a result is right: the oracle does, from the generator's own account.
+
+use crate::load::Load;
+use crate::reader;
+use crate::services::{
+    ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS,
+};
+use crashmonitor_bench::generator::{Generator, Kind, Meta, Options, Severity, WordIn};
+use crashmonitor_bench::oracle::Alert;
+use crashmonitor_testbed::Kafka;
+use crashmonitor_testbed::wait::try_until;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::message::{BorrowedMessage, Message};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const FIRST_RECORD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Intervals are forgotten so long after their end, when no result of them can come any more.
+const KEPT_MS: i64 = 2 * (ALLOWED_LATENESS_MS + MAX_OUT_OF_ORDERNESS_MS) + 60_000;
+
+/// Before the end of the load, not all partitions have shown the last event times yet, because of the disorder.
+const END_MARGIN_MS: i64 = 250;
+
+/// How long a result took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    /// From the passing of the watermark, in milliseconds.
+    OnTime(i64),
+    /// From the late record that made it a result, in milliseconds.
+    Late(i64),
+    /// Its watermark had to wait for the end of the load.
+    Unmeasured,
+}
+
+#[derive(Default)]
+struct Slot {
+    count: u64,
+    due_ms: Option<i64>,
+    is_shown: bool,
+}
+
+/// What the generator has written up to now.
+pub struct Truth {
+    generator: Generator,
+    next: u64,
+    value: Vec<u8>,
+    slots: BTreeMap<(i64, u32), Slot>,
+    /// When the load ends, if that is known.
+    end_ms: Option<i64>,
+}
+
+impl Truth {
+    /// Finds out when the generator began, from the first record in the input.
+    pub fn begin(kafka: &Kafka, load: &Load, seconds: Option<u64>) -> Result<Truth, String> {
+        let consumer = reader::open(kafka.topics().config(), INPUT, INPUT_PARTITIONS.cast_signed())?;
+        let guess = Generator::new(load.options.clone()).map_err(|e| e.to_string())?;
+        let start_ms = try_until(FIRST_RECORD_TIMEOUT, || match poll_start(&consumer, &guess) {
+            None if !load.is_running() => Ok(Err("the load generator ended without a record".to_owned())),
+            None => Err("no record in the input"),
+            Some(start) => Ok(start),
+        });
+        let start_ms = start_ms.map_err(str::to_owned)??;
+        Truth::new(Options { start_ms, ..load.options.clone() }, seconds)
+    }
+
+    fn new(options: Options, seconds: Option<u64>) -> Result<Truth, String> {
+        let length_ms = seconds.map(|seconds| i64::try_from(seconds * 1000).unwrap_or(i64::MAX));
+        let end_ms = length_ms.map(|length_ms| options.start_ms.saturating_add(length_ms));
+        let generator = Generator::new(options).map_err(|e| e.to_string())?;
+        Ok(Truth { generator, next: 0, value: Vec::new(), slots: BTreeMap::new(), end_ms })
+    }
+
+    /// When the load began.
+    pub fn start_ms(&self) -> i64 {
+        self.generator.options().start_ms
+    }
+
+    /// Notes that the load ends now.
+    pub fn end(&mut self, now_ms: i64) {
+        self.end_ms = Some(self.end_ms.map_or(now_ms, |end_ms| end_ms.min(now_ms)));
+    }
+
+    /// Takes into account what was written until `now_ms`.
+    pub fn advance(&mut self, now_ms: i64) {
+        let until_ms = now_ms.min(self.end_ms.unwrap_or(i64::MAX));
+        loop {
+            let nominal_ms = self.generator.nominal_time_ms(self.next);
+            if nominal_ms > until_ms {
+                break;
+            }
+            let meta = self.generator.record(self.next, &mut self.value);
+            self.next += 1;
+            if is_crash(&meta) {
+                self.count(&meta, nominal_ms);
+            }
+        }
+        while let Some(oldest) = self.slots.first_entry()
+            && oldest.key().0 + KEPT_MS < until_ms
+        {
+            oldest.remove();
+        }
+    }
+
+    fn count(&mut self, meta: &Meta, nominal_ms: i64) {
+        let start_ms = meta.event_time_ms - meta.event_time_ms.rem_euclid(WINDOW_MS);
+        let slot = self.slots.entry((start_ms, meta.user)).or_default();
+        slot.count += 1;
+        if slot.count == THRESHOLD + 1 {
+            slot.due_ms = Some(nominal_ms.max(passing_ms(start_ms)));
+        }
+    }
+
+    /// How long this result took; `None` if it is not the first of its interval and user, or unknown.
+    pub fn latency(&mut self, alert: &Alert, arrived_ms: i64) -> Option<Latency> {
+        self.advance(arrived_ms);
+        let user = alert.user_id.strip_prefix("user_")?.parse().ok()?;
+        let slot = self.slots.get_mut(&(alert.start_ms, user))?;
+        let due_ms = slot.due_ms?;
+        if std::mem::replace(&mut slot.is_shown, true) {
+            return None;
+        }
+        let passing_ms = passing_ms(alert.start_ms);
+        if self.end_ms.is_some_and(|end_ms| passing_ms + END_MARGIN_MS > end_ms) {
+            return Some(Latency::Unmeasured);
+        }
+        let latency_ms = arrived_ms - due_ms;
+        Some(if due_ms > passing_ms { Latency::Late(latency_ms) } else { Latency::OnTime(latency_ms) })
+    }
+}
+
+/// When the watermark passes the end of the interval that starts at `start_ms`.
+fn passing_ms(start_ms: i64) -> i64 {
+    start_ms + WINDOW_MS + MAX_OUT_OF_ORDERNESS_MS
+}
+
+fn is_crash(meta: &Meta) -> bool {
+    let is_counted = matches!(meta.kind, Kind::Plain | Kind::Odd(_) | Kind::Late);
+    let is_severe = matches!(meta.severity, Severity::High | Severity::Critical);
+    is_counted && is_severe && meta.word != WordIn::Absent
+}
+
+fn poll_start(consumer: &BaseConsumer, guess: &Generator) -> Option<Result<i64, String>> {
+    match consumer.poll(Duration::from_millis(50))? {
+        Ok(message) => start_of(&message, guess).map(Ok),
+        Err(e) => Some(Err(format!("reading {INPUT}: {e}"))),
+    }
+}
+
+/// When the load began, by one of its first records: `guess` makes the same records, but from another start.
+fn start_of(message: &BorrowedMessage<'_>, guess: &Generator) -> Option<i64> {
+    let options = guess.options();
+    let offset = u64::try_from(message.offset()).ok()?;
+    if offset >= u64::from(options.run_records) {
+        return None;
+    }
+    let partition = u64::try_from(message.partition()).ok()?;
+    let index = partition * u64::from(options.run_records) + offset;
+    let meta = guess.record(index, &mut Vec::new());
+    if let Kind::Poison(_) = meta.kind {
+        return None;
+    }
+    let record: serde_json::Value = serde_json::from_slice(message.payload()?).ok()?;
+    Some(options.start_ms + record["timestamp"].as_i64()? - meta.event_time_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Latency, Truth, WINDOW_MS, passing_ms};
+    use crashmonitor_bench::generator::Options;
+    use crashmonitor_bench::oracle::{Alert, Mode};
+
+    const START_MS: i64 = 1_768_142_560_000;
+
+    fn alert(user: u32) -> Alert {
+        Alert {
+            start_ms: START_MS,
+            end_ms: START_MS + WINDOW_MS,
+            user_id: format!("user_{user}"),
+            count: 3,
+            mode: Mode::Update,
+        }
+    }
+
+    fn options() -> Options {
+        Options {
+            start_ms: START_MS,
+            event_rate: 1000,
+            users: 1,
+            one_in: 1,
+            severity_weights: [0, 0, 0, 1],
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn a_result_is_due_when_the_watermark_passes_and_only_its_first_counts() {
+        let mut truth = Truth::new(options(), None).unwrap();
+        let arrived_ms = passing_ms(START_MS) + 70;
+        assert_eq!(truth.latency(&alert(1000), arrived_ms), Some(Latency::OnTime(70)));
+        assert_eq!(truth.latency(&alert(1000), arrived_ms + 1), None);
+        assert_eq!(truth.latency(&alert(1001), arrived_ms), None);
+    }
+
+    #[test]
+    fn a_result_that_a_late_record_made_is_due_with_that_record() {
+        // Every record is up to 30 s late, so that some users' third one comes after the watermark.
+        let options = Options { users: 1000, late_share: 1.0, event_rate: 100, ..options() };
+        let mut truth = Truth::new(options, None).unwrap();
+        let arrived_ms = passing_ms(START_MS) + 40_000;
+        let latencies: Vec<_> = (1000..2000).filter_map(|u| truth.latency(&alert(u), arrived_ms)).collect();
+        assert!(latencies.iter().any(|l| matches!(l, Latency::Late(ms) if (0..40_000).contains(ms))));
+    }
+
+    #[test]
+    fn what_waits_for_the_end_of_the_load_is_not_measured() {
+        let mut truth = Truth::new(options(), Some(12)).unwrap();
+        assert_eq!(truth.latency(&alert(1000), START_MS + 20_000), Some(Latency::Unmeasured));
+    }
+}
