@@ -43,12 +43,28 @@ pub use fence::Fences;
 pub use watermark::{Anchor, Hold, HoldReason};
 
 /// When a result is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
     /// At completion, and again with the larger count for each late record that still counts.
+    #[default]
     Updates,
     /// Once, at closing.
     Final,
+}
+
+impl Mode {
+    /// As results and commits say it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Updates => "update",
+            Mode::Final => "final",
+        }
+    }
+
+    /// Reads what [`Mode::name`] says; `None` for anything else.
+    pub fn from_name(name: &str) -> Option<Mode> {
+        [Mode::Updates, Mode::Final].into_iter().find(|mode| mode.name() == name)
+    }
 }
 
 /// What the state machine must know beforehand. All but the lateness are fixed for a monitor's life.
@@ -300,6 +316,8 @@ impl Partition {
             source_count: self.source_count,
             log_topic,
             anchor: self.anchor,
+            window_ms: self.params.window_ms,
+            mode: self.params.mode,
         }
     }
 

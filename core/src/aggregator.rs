@@ -217,7 +217,7 @@ impl Aggregator {
     /// # Errors
     /// [`DataLoss`] if counting can't go on; the worker stops and says which.
     pub fn decide(&mut self, shard: Shard, facts: recovery::Facts) -> Result<Begin, DataLoss> {
-        let (slot, begin) = match recovery::decide(facts, &self.identity(shard)) {
+        let (slot, begin) = match recovery::decide(facts, &self.identity(shard), &self.params) {
             Decision::Stop(loss) => return Err(loss),
             Decision::FirstStart { at } => {
                 let recovery = Recovery::FirstStart;

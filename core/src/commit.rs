@@ -7,7 +7,7 @@
 //! `kafka-consumer-groups.sh` and friends. They stay far below the broker's limit of 4,096 bytes whatever the number of
 //! partitions.
 
-use crate::aggregate::Anchor;
+use crate::aggregate::{Anchor, Mode};
 use crate::ids::{Epoch, LogOffset, TopicId};
 use crate::time::Timestamp;
 
@@ -43,6 +43,10 @@ pub struct AggregateCommit {
     pub log_topic: TopicId,
     /// Where the stream stood when it became idle, if it is.
     pub anchor: Option<Anchor>,
+    /// The length of a window in milliseconds: with another one, what was written means something else.
+    pub window_ms: i64,
+    /// When results are written: under the other mode, a replay would not know what was.
+    pub mode: Mode,
 }
 
 /// A metadata text that can't be read.
@@ -81,7 +85,7 @@ impl AggregateCommit {
     pub fn encode(&self) -> String {
         let instant = |t: Option<Timestamp>| optional(t.map(Timestamp::as_millis));
         format!(
-            "{FORMAT};low={};watermark={};closed={};sources={};topic={};idle_wall={};idle_watermark={}",
+            "{FORMAT};low={};watermark={};closed={};sources={};topic={};idle_wall={};idle_watermark={};window={};mode={}",
             self.o_low,
             instant(self.watermark),
             instant(self.closed_through),
@@ -89,6 +93,8 @@ impl AggregateCommit {
             self.log_topic,
             instant(self.anchor.map(|a| a.wall)),
             instant(self.anchor.map(|a| a.watermark)),
+            self.window_ms,
+            self.mode.name(),
         )
     }
 
@@ -110,6 +116,8 @@ impl AggregateCommit {
             source_count: fields.number("sources")?,
             log_topic: fields.topic("topic")?,
             anchor,
+            window_ms: fields.number("window")?,
+            mode: Mode::from_name(fields.value("mode")?).ok_or_else(|| fields.error())?,
         })
     }
 }
@@ -172,12 +180,16 @@ mod tests {
 
         #[test]
         fn an_aggregate_commit_reads_back_and_fits_the_brokers_limit(
-            low: u64, watermark in instant(), closed_through in instant(), source_count: u32, topic: [u8; 16], idle: bool
+            low: u64, watermark in instant(), closed_through in instant(), source_count: u32, topic: [u8; 16],
+            idle: bool, window_ms: i64, is_final: bool
         ) {
             let anchor = idle.then_some(Anchor { wall: Timestamp::MAX, watermark: Timestamp::EPOCH });
             let log_topic = TopicId(topic);
-            let commit =
-                AggregateCommit { o_low: LogOffset(low), watermark, closed_through, source_count, log_topic, anchor };
+            let mode = if is_final { Mode::Final } else { Mode::Updates };
+            let o_low = LogOffset(low);
+            let commit = AggregateCommit {
+                o_low, watermark, closed_through, source_count, log_topic, anchor, window_ms, mode
+            };
             prop_assert!(commit.encode().len() < 4096);
             prop_assert_eq!(AggregateCommit::decode(&commit.encode()), Ok(commit));
         }

@@ -53,10 +53,7 @@ pub fn result(outcome: &Outcome, mode: Mode) -> Written {
         start_ms: outcome.start.as_millis(),
         end_ms: outcome.end.as_millis(),
     };
-    let mode = match mode {
-        Mode::Updates => "update",
-        Mode::Final => "final",
-    };
+    let mode = mode.name();
     let value = ResultValue { interval, user_id: &outcome.user, crash_count: outcome.count, mode };
     Written { key: format!("{}|{}", outcome.user, outcome.start.as_millis()), value: json(&value) }
 }

@@ -3,6 +3,7 @@
 //! Responsible for the table "Kafka is the truth, the checkpoint store is a hint". Must never decide to begin from
 //! nothing where something was committed: that is [`DataLoss`], and the worker stops.
 
+use crate::aggregate::Params;
 use crate::commit::{self, AggregateCommit};
 use crate::ids::{LogOffset, Shard, TopicId};
 use crate::snapshot::{Identity, Snapshot};
@@ -140,13 +141,23 @@ pub enum DataLoss {
         /// What a rebuild needs.
         needed: LogOffset,
     },
+    /// The results so far were written under other settings.
+    #[error(
+        "results were written with window.size {committed_window_ms} ms and mode `{committed_mode}`; these can't be changed on a monitor that has run: set them back, or make a monitor of another name"
+    )]
+    OtherSettings {
+        /// The window that the commit names, in milliseconds.
+        committed_window_ms: i64,
+        /// The mode that it names.
+        committed_mode: &'static str,
+    },
     /// The group's metadata is not ours.
     #[error(transparent)]
     Metadata(#[from] commit::Error),
 }
 
-/// Decides. `identity` says whose snapshot would be right.
-pub fn decide(facts: Facts, identity: &Identity) -> Decision {
+/// Decides. `identity` says whose snapshot would be right, `params` are the monitor's present settings.
+pub fn decide(facts: Facts, identity: &Identity, params: &Params) -> Decision {
     let Some((until, metadata)) = facts.committed else {
         return if facts.log_start == facts.log_end && facts.log_end == LogOffset(0) {
             Decision::FirstStart { at: facts.log_start }
@@ -161,6 +172,10 @@ pub fn decide(facts: Facts, identity: &Identity) -> Decision {
     if commit.log_topic != facts.log_topic {
         let (committed, present) = (commit.log_topic, facts.log_topic);
         return Decision::Stop(DataLoss::OtherTopic { committed, present });
+    }
+    if (commit.window_ms, commit.mode) != (params.window_ms, params.mode) {
+        let (committed_window_ms, committed_mode) = (commit.window_ms, commit.mode.name());
+        return Decision::Stop(DataLoss::OtherSettings { committed_window_ms, committed_mode });
     }
     if until > facts.log_end {
         return Decision::Stop(DataLoss::CommitBeyondEnd { committed: until, log_end: facts.log_end });

@@ -61,8 +61,6 @@ pub enum InputState {
     Idle,
     /// It is too far ahead of the others and waits for them.
     Paused,
-    /// It reads and does not keep up.
-    Lagging,
     /// A state that this reader does not know.
     #[serde(other)]
     Unknown,

@@ -7,7 +7,7 @@ mod support {
     pub mod log;
 }
 
-use crashmonitor_core::aggregate::{Mode, Partition};
+use crashmonitor_core::aggregate::{Mode, Params, Partition};
 use crashmonitor_core::aggregator::{Aggregator, Begin, Cadence, Recovery, Refused, Transaction};
 use crashmonitor_core::codec;
 use crashmonitor_core::commit::AggregateCommit;
@@ -57,12 +57,26 @@ fn replay(reason: WithoutSnapshot, commit: AggregateCommit) -> Decision {
 // The table.
 
 #[test]
+fn recovery_stops_when_what_was_written_was_written_under_other_settings() {
+    let (log, commit) = log();
+    let other_size = Params { window_ms: 5_000, ..log.params };
+    for params in [params(Mode::Final), other_size] {
+        let stop =
+            DataLoss::OtherSettings { committed_window_ms: log.params.window_ms, committed_mode: "update" };
+        assert_eq!(decide(facts(&commit, Stored::Nothing), &identity(), &params), Decision::Stop(stop));
+    }
+    let lateness = Params { allowed_lateness_ms: 1, ..log.params };
+    let decision = decide(facts(&commit, Stored::Nothing), &identity(), &lateness);
+    assert_eq!(decision, replay(WithoutSnapshot::Missing, commit), "the lateness may be changed");
+}
+
+#[test]
 fn recovery_a_good_snapshot_is_loaded() {
     let (log, commit) = log();
     for position in [1, 4, 6] {
         let snapshot = snapshot_at(&log, position);
         let loaded = Decision::Load { snapshot: Box::new(snapshot.clone()), until: LogOffset(6), commit };
-        assert_eq!(decide(facts(&commit, stored(snapshot)), &identity()), loaded);
+        assert_eq!(decide(facts(&commit, stored(snapshot)), &identity(), &params(Mode::Updates)), loaded);
     }
 }
 
@@ -76,7 +90,10 @@ fn recovery_without_a_snapshot_replays_from_o_low() {
         (Stored::Unreadable(codec::Error::Checksum), WithoutSnapshot::Unreadable),
         (Stored::Unreadable(codec::Error::Version(9)), WithoutSnapshot::Unreadable),
     ] {
-        assert_eq!(decide(facts(&commit, snapshot), &identity()), replay(reason, commit));
+        assert_eq!(
+            decide(facts(&commit, snapshot), &identity(), &params(Mode::Updates)),
+            replay(reason, commit)
+        );
     }
 }
 
@@ -85,7 +102,10 @@ fn recovery_ignores_a_snapshot_ahead_of_the_committed_offset() {
     let (mut log, commit) = log();
     log.say(records(0, 1, 6..7).mark(5));
     let ahead = stored(snapshot_at(&log, 7));
-    assert_eq!(decide(facts(&commit, ahead), &identity()), replay(WithoutSnapshot::Ahead, commit));
+    assert_eq!(
+        decide(facts(&commit, ahead), &identity(), &params(Mode::Updates)),
+        replay(WithoutSnapshot::Ahead, commit)
+    );
 }
 
 #[test]
@@ -93,7 +113,7 @@ fn recovery_ignores_a_snapshot_ahead_of_the_committed_watermark() {
     let (log, mut commit) = log();
     let snapshot = snapshot_at(&log, 5);
     commit.watermark = snapshot.state.watermark().map(|watermark| watermark.plus_millis(-1));
-    let decision = decide(facts(&commit, stored(snapshot)), &identity());
+    let decision = decide(facts(&commit, stored(snapshot)), &identity(), &params(Mode::Updates));
     assert_eq!(decision, replay(WithoutSnapshot::Ahead, commit));
 }
 
@@ -103,7 +123,7 @@ fn recovery_ignores_a_snapshot_that_closed_more_than_was_committed() {
     let snapshot = snapshot_at(&log, 5);
     // The lateness has grown since: what the snapshot dropped as closed is still open.
     commit.closed_through = snapshot.state.closed_through().map(|closed| closed.plus_millis(-1));
-    let decision = decide(facts(&commit, stored(snapshot)), &identity());
+    let decision = decide(facts(&commit, stored(snapshot)), &identity(), &params(Mode::Updates));
     assert_eq!(decision, replay(WithoutSnapshot::Ahead, commit));
 }
 
@@ -113,7 +133,7 @@ fn recovery_ignores_a_snapshot_that_the_log_does_not_reach_back_to() {
     assert_eq!(commit.o_low, LogOffset(1));
     let mut facts = facts(&commit, stored(snapshot_at(&log, 0)));
     facts.log_start = LogOffset(1);
-    assert_eq!(decide(facts, &identity()), replay(WithoutSnapshot::TooOld, commit));
+    assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), replay(WithoutSnapshot::TooOld, commit));
 }
 
 #[test]
@@ -125,7 +145,7 @@ fn recovery_ignores_a_foreign_snapshot() {
         Identity { shard: Shard(1), ..identity() },
     ] {
         let foreign = Snapshot { identity, ..snapshot_at(&log, 4) };
-        let decision = decide(facts(&commit, stored(foreign)), &self::identity());
+        let decision = decide(facts(&commit, stored(foreign)), &self::identity(), &params(Mode::Updates));
         assert_eq!(decision, replay(WithoutSnapshot::Foreign, commit));
     }
 }
@@ -137,10 +157,13 @@ fn recovery_stops_when_the_log_is_truncated_and_no_snapshot_bridges_it() {
     for snapshot in [Stored::Nothing, Stored::Unreachable, stored(snapshot_at(&log, 3))] {
         let facts = Facts { log_start, ..facts(&commit, snapshot) };
         let stop = Decision::Stop(DataLoss::LogTruncated { log_start, needed });
-        assert_eq!(decide(facts, &identity()), stop);
+        assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), stop);
     }
     let facts = Facts { log_start, ..facts(&commit, stored(snapshot_at(&log, 4))) };
-    assert!(matches!(decide(facts, &identity()), Decision::Load { .. }), "this one bridges it");
+    assert!(
+        matches!(decide(facts, &identity(), &params(Mode::Updates)), Decision::Load { .. }),
+        "this one bridges it"
+    );
 }
 
 // Rule 11: first start.
@@ -154,7 +177,7 @@ fn rule_11_an_empty_log_without_a_commit_is_a_first_start() {
         log_topic: REPARTITION,
         snapshot: Stored::Nothing,
     };
-    assert_eq!(decide(facts, &identity()), Decision::FirstStart { at: LogOffset(0) });
+    assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), Decision::FirstStart { at: LogOffset(0) });
 }
 
 #[test]
@@ -165,7 +188,7 @@ fn rule_11_a_missing_commit_with_a_log_that_was_written_stops() {
         facts.committed = None;
         (facts.log_start, facts.log_end) = (LogOffset(start), LogOffset(end));
         let stop = Decision::Stop(DataLoss::CommitMissing { log_end: LogOffset(7) });
-        assert_eq!(decide(facts, &identity()), stop);
+        assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), stop);
     }
 }
 
@@ -174,7 +197,10 @@ fn rule_11_a_commit_beyond_the_logs_end_stops() {
     let (_, commit) = log();
     let facts = Facts { log_end: LogOffset(5), ..facts(&commit, Stored::Nothing) };
     let (committed, log_end) = (LogOffset(6), LogOffset(5));
-    assert_eq!(decide(facts, &identity()), Decision::Stop(DataLoss::CommitBeyondEnd { committed, log_end }));
+    assert_eq!(
+        decide(facts, &identity(), &params(Mode::Updates)),
+        Decision::Stop(DataLoss::CommitBeyondEnd { committed, log_end })
+    );
 }
 
 #[test]
@@ -183,14 +209,17 @@ fn rule_11_a_commit_for_another_topic_stops() {
     let present = TopicId([9; 16]);
     let facts = Facts { log_topic: present, ..facts(&commit, Stored::Nothing) };
     let stop = Decision::Stop(DataLoss::OtherTopic { committed: REPARTITION, present });
-    assert_eq!(decide(facts, &identity()), stop);
+    assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), stop);
 }
 
 #[test]
 fn rule_11_foreign_metadata_stops() {
     let (_, commit) = log();
     let facts = Facts { committed: Some((LogOffset(6), String::new())), ..facts(&commit, Stored::Nothing) };
-    assert!(matches!(decide(facts, &identity()), Decision::Stop(DataLoss::Metadata(_))));
+    assert!(matches!(
+        decide(facts, &identity(), &params(Mode::Updates)),
+        Decision::Stop(DataLoss::Metadata(_))
+    ));
 }
 
 // The worker's shards.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crashmonitor_core::aggregate::Effect;
-use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, Refused, Transaction};
+use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, Refused, Transaction, View};
 use crashmonitor_core::ids::{LogOffset, Shard};
 use crashmonitor_core::recovery::{Facts, Stored};
 use crashmonitor_core::status::{AggregatePartition, HoldReason, Holder};
@@ -240,6 +240,7 @@ impl<'a> AggregateLoop<'a> {
             },
             Err(error) => {
                 tracing::warn!("{error}; recovering from the log alone");
+                self.shared.context.admin.metrics().count_checkpoint_failure();
                 self.store_at = Instant::now() + STORE_PAUSE;
                 show_store(self.shared, Some(error.to_string()));
                 return Stored::Unreachable;
@@ -267,7 +268,7 @@ impl<'a> AggregateLoop<'a> {
             match item {
                 Item::Message { partition, offset, payload, .. } => {
                     let shard = Shard(partition.cast_unsigned());
-                    self.counts.frames += 1;
+                    self.counts.messages += 1;
                     match self.aggregator.record(shard, log_offset(offset), payload.unwrap_or_default()) {
                         Ok(()) => {}
                         Err(refused @ Refused::Unreadable { .. }) => {
@@ -422,6 +423,13 @@ impl<'a> AggregateLoop<'a> {
         }
     }
 
+    /// Records behind the end of a shard's log, as its last fetch showed it.
+    fn lag(&self, view: &View) -> Option<(i32, i64)> {
+        let partition = view.shard.0.cast_signed();
+        let (_, end) = self.consumer.cached_watermarks(partition)?;
+        Some((partition, (end - view.position?.0.cast_signed()).max(0)))
+    }
+
     fn report(&mut self) {
         let admin = &self.shared.context.admin;
         let counts = std::mem::take(&mut self.counts);
@@ -440,7 +448,10 @@ impl<'a> AggregateLoop<'a> {
         admin.metrics().set_watermark_holders(&holders);
         admin.metrics().set_open_windows(views.iter().map(|view| view.open_windows as u64).sum());
         let live = !views.is_empty() && views.iter().all(|view| view.live);
-        let (is_member, is_halted) = (self.membership.is_some(), self.shared.is_halted());
+        let lags: Vec<_> = views.iter().filter_map(|view| self.lag(view)).collect();
+        admin.metrics().set_repartition_lag(&lags);
+        let (is_member, is_halted) =
+            (self.membership.is_some() && self.shared.has_joined(), self.shared.is_halted());
         let owned: BTreeSet<i32> = self.owned.iter().map(|shard| shard.0.cast_signed()).collect();
         admin.update_status(|status| {
             status.aggregate.retain(|partition, _| owned.contains(partition));

@@ -9,6 +9,7 @@
 //! on without losing or doubling asks all loops to halt and says why; the process then stays, so that `/status` can
 //! tell. A loop that fails for another reason ends the process, and whoever runs it starts it again.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -62,6 +63,8 @@ pub struct Shared {
     pub log_topic: TopicId,
     observed: RwLock<Option<Arc<Observed>>>,
     owned: Mutex<Vec<(u16, Vec<i32>)>>,
+    /// The scan threads that the group has given an assignment, be it an empty one.
+    joined: Mutex<BTreeSet<u16>>,
     ending: AtomicBool,
     halted: AtomicBool,
     failure: Mutex<Option<String>>,
@@ -91,6 +94,17 @@ impl Shared {
         owned.iter().flat_map(|(_, partitions)| partitions.iter().copied()).collect()
     }
 
+    /// Notes that a scan thread has got an assignment.
+    pub fn set_joined(&self, thread: u16) {
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner).insert(thread);
+    }
+
+    /// Whether all scan threads have joined their group.
+    pub fn has_joined(&self) -> bool {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.len() == usize::from(self.config().worker.scan_threads)
+    }
+
     /// Asks all loops to finish what they have begun and to leave.
     pub fn end(&self) {
         self.ending.store(true, Ordering::Release);
@@ -117,6 +131,7 @@ impl Shared {
     pub fn halt(&self, topic: &str, partition: i32, message: String) {
         tracing::error!(topic, partition, "stopped, nothing was changed: {message}");
         self.note_loss(topic, partition, message, 0);
+        self.context.admin.metrics().set_halted();
         self.halted.store(true, Ordering::Release);
         self.end();
     }
@@ -231,6 +246,7 @@ fn prepare(context: Context) -> Result<Shared, Error> {
         log_topic: TopicId(facts.topic_id),
         observed: RwLock::new(None),
         owned: Mutex::new(Vec::new()),
+        joined: Mutex::new(BTreeSet::new()),
         ending: AtomicBool::new(false),
         halted: AtomicBool::new(false),
         failure: Mutex::new(None),

@@ -152,17 +152,15 @@ pub struct ScanCounts {
     pub matches: u64,
     /// Records without a value.
     pub empty: u64,
-    /// Frames sent to the repartition topic.
-    pub frames: u64,
+    /// Records sent to the repartition topic; each carries the frames of several sources.
+    pub messages: u64,
 }
 
-/// What a batch of frames came to. A loop fills one and adds it once.
+/// What a while of aggregating came to. A loop fills one and adds it once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AggregateCounts {
-    /// Frames read and accepted.
-    pub frames: u64,
-    /// Crash events counted.
-    pub events: u64,
+    /// Records read from the repartition topic, replays included.
+    pub messages: u64,
     /// Crash events dropped because their window was closed.
     pub late_dropped: u64,
     /// Results written.
@@ -177,9 +175,8 @@ pub struct Metrics {
     matches: Counter,
     empty: Counter,
     dead_letters: Family<ReasonLabel, Counter>,
-    frames_sent: Counter,
-    frames_read: Counter,
-    events: Counter,
+    repartition_sent: Counter,
+    repartition_read: Counter,
     late_dropped: Counter,
     results: Counter,
     lag: Family<PartitionLabel, Gauge>,
@@ -196,6 +193,7 @@ pub struct Metrics {
     rebalances: Family<GroupLabel, Counter>,
     recoveries: Family<DecisionLabel, Counter>,
     data_loss: Counter,
+    halted: Gauge,
     kafka_connected: Gauge,
     checkpoint_store_connected: Gauge,
 }
@@ -217,9 +215,8 @@ impl Metrics {
             matches: Counter::default(),
             empty: Counter::default(),
             dead_letters: Family::default(),
-            frames_sent: Counter::default(),
-            frames_read: Counter::default(),
-            events: Counter::default(),
+            repartition_sent: Counter::default(),
+            repartition_read: Counter::default(),
             late_dropped: Counter::default(),
             results: Counter::default(),
             lag: Family::default(),
@@ -236,6 +233,7 @@ impl Metrics {
             rebalances: Family::default(),
             recoveries: Family::default(),
             data_loss: Counter::default(),
+            halted: Gauge::default(),
             kafka_connected: Gauge::default(),
             checkpoint_store_connected: Gauge::default(),
         };
@@ -255,7 +253,8 @@ impl Metrics {
         r.register("empty_records", "Input records without a value", self.empty.clone());
         let dead = self.dead_letters.clone();
         r.register("dead_letters", "Input records that could not be read, by reason", dead);
-        r.register("frames_sent", "Frames sent to the repartition topic", self.frames_sent.clone());
+        let sent = self.repartition_sent.clone();
+        r.register("repartition_records_sent", "Records sent to the repartition topic", sent);
         let lag = self.lag.clone();
         r.register("lag_records", "Records behind the end of an owned input partition", lag);
         let total = self.lag_total.clone();
@@ -264,8 +263,8 @@ impl Metrics {
 
     fn register_aggregate(&mut self) {
         let r = &mut self.registry;
-        r.register("frames_read", "Frames read from the repartition topic", self.frames_read.clone());
-        r.register("events", "Crash events counted", self.events.clone());
+        let read = self.repartition_read.clone();
+        r.register("repartition_records_read", "Records read from the repartition topic", read);
         let late = self.late_dropped.clone();
         r.register("late_events_dropped", "Crash events dropped because their window was closed", late);
         r.register("results", "Results written to the output topic", self.results.clone());
@@ -312,6 +311,8 @@ impl Metrics {
         r.register("checkpoint_failures", "Snapshots that could not be stored or loaded", failures);
         r.register("rebalances", "Rebalances, by consumer group", self.rebalances.clone());
         r.register("data_loss_records", "Records known to be lost", self.data_loss.clone());
+        let halted = self.halted.clone();
+        r.register("halted", "1 after a stop because going on would lose or double results", halted);
         let connected = self.kafka_connected.clone();
         r.register("kafka_connected", "Whether the last thing heard of Kafka was an answer", connected);
         let connected = self.checkpoint_store_connected.clone();
@@ -334,7 +335,7 @@ impl Metrics {
         self.record_bytes.inc_by(counts.bytes);
         self.matches.inc_by(counts.matches);
         self.empty.inc_by(counts.empty);
-        self.frames_sent.inc_by(counts.frames);
+        self.repartition_sent.inc_by(counts.messages);
     }
 
     /// Adds records that went to the dead-letter topic, or would have.
@@ -342,10 +343,9 @@ impl Metrics {
         self.dead_letters.get_or_create(&ReasonLabel { reason: Name(reason.reason()) }).inc_by(count);
     }
 
-    /// Adds what a batch of frames came to.
+    /// Adds what a while of aggregating came to.
     pub fn add_aggregate(&self, counts: &AggregateCounts) {
-        self.frames_read.inc_by(counts.frames);
-        self.events.inc_by(counts.events);
+        self.repartition_read.inc_by(counts.messages);
         self.late_dropped.inc_by(counts.late_dropped);
         self.results.inc_by(counts.results);
     }
@@ -451,6 +451,11 @@ impl Metrics {
         self.data_loss.inc_by(records);
     }
 
+    /// Notes that the worker has stopped, because going on would lose or double.
+    pub fn set_halted(&self) {
+        self.halted.set(1);
+    }
+
     /// Sets whether Kafka answers.
     pub fn set_kafka_connected(&self, is_connected: bool) {
         self.kafka_connected.set(i64::from(is_connected));
@@ -476,7 +481,7 @@ mod tests {
     #[test]
     fn a_scrape_has_names_units_and_labels() {
         let metrics = Metrics::new();
-        metrics.add_scan(&ScanCounts { records: 5, bytes: 1000, matches: 2, empty: 1, frames: 3 });
+        metrics.add_scan(&ScanCounts { records: 5, bytes: 1000, matches: 2, empty: 1, messages: 3 });
         metrics.add_dead_letters(Malformed::NotJson, 4);
         metrics.set_input_lag(&[(0, 10), (1, 5)]);
         metrics.set_input_lag(&[(1, 7)]);

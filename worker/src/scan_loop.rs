@@ -161,6 +161,7 @@ impl<'a> ScanLoop<'a> {
         match event {
             GroupEvent::Assigned(partitions) => {
                 metrics.count_rebalance(Stage::Scan, Rebalance::Assigned);
+                self.shared.set_joined(self.thread);
                 self.unclaimed.extend(sources(&partitions));
                 self.claim_at = Instant::now();
                 // Answered at once; each partition is read once it is claimed.
@@ -457,7 +458,7 @@ impl<'a> ScanLoop<'a> {
                 record.partition(shard.cast_signed()).payload(bytes);
             send(&self.producer, record, ENQUEUE_TIMEOUT).map_err(not_sent)?;
         }
-        self.counts.frames += messages.len() as u64;
+        self.counts.messages += messages.len() as u64;
         Ok(())
     }
 
