@@ -23,6 +23,9 @@
 //! 4. It also moves the position behind which a paused partition is resumed (`rd_kafka_update_app_pos`, same
 //!    function), and drops records of an assignment or position that is over (`rd_kafka_op_version_outdated`).
 //!    Errors carry no version and may still come.
+//!    The end of a partition moves that position too, *one too far*: it is taken for a record at its offset. Resumed
+//!    there, by us or by librdkafka after a rebalance, a partition would skip the first record behind that end. So the
+//!    queue notes which partitions are at their end, and `GroupConsumer` seeks before it lets them go on.
 //! 5. One call waits for a *full* batch until its time is over. [`MessageQueue::poll`] waits for the first record
 //!    only.
 
@@ -171,7 +174,23 @@ impl MessageQueue {
                 count += self.take(1, records_max, Duration::ZERO);
             }
         }
+        self.note_ends(count);
         Batch { messages: &self.messages[..count] }
+    }
+
+    /// Notes the partitions of which the end was polled last, and not a record (see 4.).
+    fn note_ends(&self, count: usize) {
+        let mut ends = self.consumer.context().ends();
+        for &message in &self.messages[..count] {
+            // SAFETY: librdkafka has just filled each pointer with a message of ours, which no `Batch` has freed yet.
+            let message = unsafe { &*message };
+            match code(message.err) {
+                None if ends.is_empty() => {}
+                None => drop(ends.remove(&message.partition)),
+                Some(RDKafkaErrorCode::PartitionEOF) => drop(ends.insert(message.partition, message.offset)),
+                Some(_) => {}
+            }
+        }
     }
 
     /// Fills `self.messages[from..to]` as far as there is something and returns how many were taken.
@@ -399,6 +418,21 @@ pub(super) fn commit(
             outcome: code(answer.err).map_or(Ok(()), Err),
         })
         .collect())
+}
+
+/// Whether the consumer is a member of its group in its own eyes: librdkafka forgets the member's name as it sends the
+/// request to leave (`rd_kafka_cgrp_leave`, rdkafka_cgrp.c:1125).
+pub(super) fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client is alive; the name is null or a C string of ours, freed once and not used afterwards.
+    unsafe {
+        let name = ffi::rd_kafka_memberid(client);
+        let is_member = !name.is_null() && *name != 0;
+        if !name.is_null() {
+            ffi::rd_kafka_mem_free(client, name.cast());
+        }
+        is_member
+    }
 }
 
 /// Lowest and highest offset as the last fetch showed them.

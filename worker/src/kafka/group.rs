@@ -15,7 +15,7 @@
 //!    and fetches it again from behind the last polled record.
 //! 4. Whoever does not poll for `max.poll.interval.ms` (300 s) loses its partitions; polling the batch queue counts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
@@ -36,6 +36,9 @@ use super::client::Reporter;
 
 /// How many events one call to [`GroupConsumer::poll_events`] serves: log lines come the same way.
 const EVENTS_PER_POLL: usize = 8;
+
+/// How long librdkafka may take to note where to go on; no broker is asked.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What happened in the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +81,7 @@ pub struct GroupContext {
     events: Mutex<VecDeque<GroupEvent>>,
     unanswered: Mutex<Option<Unanswered>>,
     is_closing: AtomicBool,
+    ends: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl GroupContext {
@@ -87,11 +91,17 @@ impl GroupContext {
             events: Mutex::default(),
             unanswered: Mutex::default(),
             is_closing: AtomicBool::new(false),
+            ends: Mutex::default(),
         }
     }
 
     fn push(&self, event: GroupEvent) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+    }
+
+    /// The partitions of which the end was polled last, and not a record, with the offset of that end.
+    pub(super) fn ends(&self) -> MutexGuard<'_, BTreeMap<i32, i64>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unanswered(&self) -> MutexGuard<'_, Option<Unanswered>> {
@@ -117,11 +127,7 @@ impl ConsumerContext for GroupContext {
         let is_assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.is_closing.load(Ordering::Acquire) {
             // An unanswered event would keep the consumer from closing for ever.
-            let answer = if is_assign {
-                consumer.incremental_assign(list)
-            } else {
-                consumer.incremental_unassign(list)
-            };
+            let answer = if is_assign { consumer.incremental_assign(list) } else { let_go(consumer, list) };
             if let Err(error) = answer {
                 tracing::debug!("rebalance while closing: {error}");
             }
@@ -214,7 +220,9 @@ impl GroupConsumer {
         for &(partition, _) in starts {
             queue.attach(&self.topic, partition)?;
         }
+        self.seek_ends_before_answer()?;
         self.consumer.incremental_assign(&list).map_err(|e| Error::kafka("assign", e))?;
+        self.consumer.context().ends().retain(|end, _| starts.iter().all(|(partition, _)| partition != end));
         self.answered(|unanswered| matches!(unanswered, Unanswered::Assign));
         for &(partition, _) in starts {
             queue.attach(&self.topic, partition)?;
@@ -228,6 +236,7 @@ impl GroupConsumer {
     /// Fails if a partition is not assigned.
     pub fn unassign(&self, queue: &mut MessageQueue, partitions: &[i32]) -> Result<(), Error> {
         let list = self.list(partitions);
+        self.seek_ends_before_answer()?;
         self.consumer.incremental_unassign(&list).map_err(|e| Error::kafka("unassign", e))?;
         self.answered(|unanswered| matches!(unanswered, Unanswered::Unassign(_)));
         for &partition in partitions {
@@ -256,6 +265,7 @@ impl GroupConsumer {
 
     /// Fetches paused partitions again, from behind the last polled record.
     pub fn resume(&self, partitions: &[i32]) -> Result<(), Error> {
+        self.seek_ends(|partition| partitions.contains(&partition))?;
         self.consumer.resume(&self.list(partitions)).map_err(|e| Error::kafka("resume", e))
     }
 
@@ -321,7 +331,9 @@ impl GroupConsumer {
         let end = Instant::now() + timeout;
         self.stop_asking();
         self.consumer.unsubscribe();
-        while !self.assignment()?.is_empty() {
+        // Partitions that are ours and not read have to be given back too; and before the request to leave is on its
+        // way, closing the consumer would take it back.
+        while !self.assignment()?.is_empty() || batch::is_member(&self.consumer) {
             if Instant::now() >= end {
                 return Ok(false);
             }
@@ -336,6 +348,39 @@ impl GroupConsumer {
         self.consumer.context().unanswered().take_if(|unanswered| is_this(unanswered));
     }
 
+    /// While an event waits for its answer, everything is paused; the answer lets it go on.
+    fn seek_ends_before_answer(&self) -> Result<(), Error> {
+        let is_paused = self.consumer.context().unanswered().is_some();
+        if is_paused { self.seek_ends(|_| true) } else { Ok(()) }
+    }
+
+    /// Has partitions at their end go on exactly there. After a pause, ours or librdkafka's in a rebalance, they would
+    /// go on one record behind it (see 4. in the documentation of [`batch`]).
+    fn seek_ends(&self, is_concerned: impl Fn(i32) -> bool) -> Result<(), Error> {
+        let assigned = self.assignment()?;
+        let mut list = TopicPartitionList::new();
+        let mut ends = self.consumer.context().ends();
+        // The end of a partition that was let go of meanwhile may still have come.
+        ends.retain(|partition, _| assigned.contains(partition));
+        for (&partition, &end) in ends.iter().filter(|(partition, _)| is_concerned(**partition)) {
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(end))
+                .map_err(|e| Error::kafka(format!("seek partition {partition} to {end}"), e))?;
+        }
+        drop(ends);
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let sought =
+            self.consumer.seek_partitions(list, SEEK_TIMEOUT).map_err(|e| Error::kafka("seek", e))?;
+        for element in sought.elements() {
+            // Whatever is not being fetched does not go on anywhere.
+            if let Err(error) = element.error() {
+                tracing::debug!(partition = element.partition(), "not sought: {error}");
+            }
+        }
+        Ok(())
+    }
+
     /// From here on the context answers rebalances, beginning with the one that the loop has left unanswered: closing
     /// would wait for it for ever.
     fn stop_asking(&self) {
@@ -344,9 +389,7 @@ impl GroupConsumer {
         let answer = match unanswered {
             None => Ok(()),
             Some(Unanswered::Assign) => self.consumer.incremental_assign(&TopicPartitionList::new()),
-            Some(Unanswered::Unassign(partitions)) => {
-                self.consumer.incremental_unassign(&self.list(&partitions))
-            }
+            Some(Unanswered::Unassign(partitions)) => let_go(&self.consumer, &self.list(&partitions)),
         };
         if let Err(error) = answer {
             tracing::debug!("rebalance while closing: {error}");
@@ -360,6 +403,18 @@ impl GroupConsumer {
         }
         list
     }
+}
+
+/// Lets go of what is assigned of these partitions; librdkafka refuses a list that holds any other.
+fn let_go(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitionList) -> KafkaResult<()> {
+    let assigned = consumer.assignment()?;
+    let mut held = TopicPartitionList::new();
+    for element in list.elements() {
+        if assigned.find_partition(element.topic(), element.partition()).is_some() {
+            held.add_partition(element.topic(), element.partition());
+        }
+    }
+    consumer.incremental_unassign(&held)
 }
 
 /// What became of the commit of one partition.
