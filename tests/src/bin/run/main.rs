@@ -5,6 +5,7 @@
 //! exit code: 0 if all results are right, 1 if not or if something failed, 2 for bad arguments. Must never leave a
 //! process or a file behind, and must never judge results itself: the oracle of the load generator does.
 
+mod appended;
 mod histogram;
 mod load;
 mod reader;

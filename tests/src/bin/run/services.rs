@@ -54,8 +54,13 @@ impl Services {
             .property("log.retention.check.interval.ms", "10000")
             .start();
         let redis = Redis::start();
-        let limits = [("retention.bytes", "268435456"), ("segment.bytes", "67108864")];
-        kafka.topics().create_topic(INPUT, INPUT_PARTITIONS.cast_signed(), &limits);
+        let settings = [
+            ("retention.bytes", "268435456"),
+            ("segment.bytes", "67108864"),
+            // For `appended`.
+            ("message.timestamp.type", "LogAppendTime"),
+        ];
+        kafka.topics().create_topic(INPUT, INPUT_PARTITIONS.cast_signed(), &settings);
         say(&format!("starting {workers} workers"))?;
         let start = |number: usize| {
             let builder =

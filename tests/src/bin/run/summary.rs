@@ -90,8 +90,9 @@ impl Summary {
         let read = grouped(self.total(|worker| worker.status.totals.records));
         let late = grouped(self.total(|worker| worker.status.totals.late));
         let dead = grouped(self.total(|worker| worker.status.totals.dead_letters));
+        let markers = generated.end_marker_ms.map_or("", |_| " (end markers included)");
         let (too_late, malformed) = (grouped(generated.too_late), grouped(generated.malformed));
-        write!(f, "monitor     {read} records read (end markers included), {late} of {too_late} too late")?;
+        write!(f, "monitor     {read} records read{markers}, {late} of {too_late} too late")?;
         writeln!(f, ", {dead} of {malformed} dead letters")
     }
 

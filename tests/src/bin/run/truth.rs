@@ -1,21 +1,21 @@
 //! When each result was due, and so how long a person had to wait for it.
 //!
 //! Responsible for the definition of latency, which is taken from outside of the monitor. The watermark passes the end
-//! `e` of an interval once every input partition has shown a record of event time `e + maxOutOfOrderness` or later. The
-//! generator writes a record when its nominal time has come and shifts event times back only, so that can't be before
-//! the wall clock shows `e + maxOutOfOrderness`; with the generator's disorder it is some milliseconds after. That
-//! wall clock time is when a result is *due*, and its latency is the time from then until the consumer of the output
-//! topic has the first result of that interval and user. Every delay counts against the monitor: that of the disorder,
-//! of a generator behind its rate, of the broker and of the consumer.
+//! `e` of an interval once every input partition has shown a record of event time `e + maxOutOfOrderness` or later. So
+//! it *passes* when the broker has appended the last partition's first such record, and the latency of a result is the
+//! time from then until the consumer of the output topic has the first result of that interval and user. The disorder
+//! of the generator moves that moment (by some milliseconds), as does a generator that is behind its rate: neither is
+//! the monitor's.
 //!
-//! A result is *on time* if the records with a nominal time up to `e + maxOutOfOrderness` already lift its count above
-//! the threshold. Otherwise a late record does, and the result is due when that record was written. Results of
-//! intervals whose watermark can pass only after the load has ended wait for silence or end markers: they are not
-//! measured.
+//! A result is *on time* if records before those already lift its count above the threshold. Otherwise a late record
+//! does, and the latency is the time since that record was appended. Results of intervals whose watermark can pass only
+//! after the load has ended wait for silence or end markers: they are not measured.
 //!
-//! The generator is deterministic, so all this is known by generating the same records again beside the real ones.
-//! Must never decide whether a result is right: the oracle does, from the generator's own account.
+//! The generator is deterministic and each partition has its records in their order, so the positions of all these
+//! records are known by generating the same records again beside the real ones. Must never decide whether a result is
+//! right: the oracle does, from the generator's own account.
 
+use crate::appended::Position;
 use crate::load::Load;
 use crate::reader;
 use crate::services::{
@@ -49,11 +49,28 @@ pub enum Latency {
     Unmeasured,
 }
 
+/// The count of one interval and user.
 #[derive(Default)]
 struct Slot {
     count: u64,
-    due_ms: Option<i64>,
+    /// The record that made it a result.
+    lifted_by: Option<Position>,
     is_shown: bool,
+}
+
+/// What makes the watermark pass the end of one interval.
+#[derive(Default)]
+struct Passing {
+    /// By partition, the offset of the first record that lets it.
+    first: BTreeMap<u32, u64>,
+    passed_ms: Option<i64>,
+}
+
+/// How far a partition is.
+#[derive(Clone, Copy, Default)]
+struct Written {
+    next_offset: u64,
+    mark_ms: Option<i64>,
 }
 
 /// What the generator has written up to now.
@@ -61,7 +78,10 @@ pub struct Truth {
     generator: Generator,
     next: u64,
     value: Vec<u8>,
+    written: Vec<Written>,
     slots: BTreeMap<(i64, u32), Slot>,
+    /// By the start of the interval.
+    passings: BTreeMap<i64, Passing>,
     /// When the load ends, if that is known.
     end_ms: Option<i64>,
 }
@@ -84,7 +104,15 @@ impl Truth {
         let length_ms = seconds.map(|seconds| i64::try_from(seconds * 1000).unwrap_or(i64::MAX));
         let end_ms = length_ms.map(|length_ms| options.start_ms.saturating_add(length_ms));
         let generator = Generator::new(options).map_err(|e| e.to_string())?;
-        Ok(Truth { generator, next: 0, value: Vec::new(), slots: BTreeMap::new(), end_ms })
+        Ok(Truth {
+            written: vec![Written::default(); generator.options().partitions as usize],
+            generator,
+            next: 0,
+            value: Vec::new(),
+            slots: BTreeMap::new(),
+            passings: BTreeMap::new(),
+            end_ms,
+        })
     }
 
     /// When the load began.
@@ -107,47 +135,81 @@ impl Truth {
             }
             let meta = self.generator.record(self.next, &mut self.value);
             self.next += 1;
-            if is_crash(&meta) {
-                self.count(&meta, nominal_ms);
-            }
+            self.take(&meta);
         }
+        let kept_from_ms = until_ms.saturating_sub(KEPT_MS);
+        self.passings = self.passings.split_off(&kept_from_ms);
         while let Some(oldest) = self.slots.first_entry()
-            && oldest.key().0 + KEPT_MS < until_ms
+            && oldest.key().0 < kept_from_ms
         {
             oldest.remove();
         }
     }
 
-    fn count(&mut self, meta: &Meta, nominal_ms: i64) {
-        let start_ms = meta.event_time_ms - meta.event_time_ms.rem_euclid(WINDOW_MS);
-        let slot = self.slots.entry((start_ms, meta.user)).or_default();
-        slot.count += 1;
-        if slot.count == THRESHOLD + 1 {
-            slot.due_ms = Some(nominal_ms.max(passing_ms(start_ms)));
+    fn take(&mut self, meta: &Meta) {
+        let written = &mut self.written[meta.partition as usize];
+        let offset = written.next_offset;
+        written.next_offset += 1;
+        // Of most poison records the monitor can't know the time; of the others it has no need.
+        if matches!(meta.kind, Kind::Poison(_)) {
+            return;
+        }
+        let time_ms = meta.event_time_ms;
+        if written.mark_ms.is_none_or(|mark_ms| time_ms > mark_ms) {
+            let before_ms = written.mark_ms.replace(time_ms);
+            let passed_ms = last_passed_ms(time_ms);
+            if before_ms.is_some_and(|before_ms| last_passed_ms(before_ms) < passed_ms) {
+                self.passings.entry(passed_ms).or_default().first.insert(meta.partition, offset);
+            }
+        }
+        if is_crash(meta) {
+            let start_ms = time_ms - time_ms.rem_euclid(WINDOW_MS);
+            let slot = self.slots.entry((start_ms, meta.user)).or_default();
+            slot.count += 1;
+            if slot.count == THRESHOLD + 1 {
+                slot.lifted_by = Some((meta.partition, offset));
+            }
         }
     }
 
-    /// How long this result took; `None` if it is not the first of its interval and user, or unknown.
-    pub fn latency(&mut self, alert: &Alert, arrived_ms: i64) -> Option<Latency> {
+    /// How long this result took; `None` if it is not the first of its interval and user, or unknown. `appended` tells
+    /// when the last of some records was appended.
+    pub fn latency(
+        &mut self,
+        alert: &Alert,
+        arrived_ms: i64,
+        appended: impl Fn(&[Position]) -> Option<i64>,
+    ) -> Option<Latency> {
         self.advance(arrived_ms);
         let user = alert.user_id.strip_prefix("user_")?.parse().ok()?;
         let slot = self.slots.get_mut(&(alert.start_ms, user))?;
-        let due_ms = slot.due_ms?;
+        let lifted_by = slot.lifted_by?;
         if std::mem::replace(&mut slot.is_shown, true) {
             return None;
         }
-        let passing_ms = passing_ms(alert.start_ms);
-        if self.end_ms.is_some_and(|end_ms| passing_ms + END_MARGIN_MS > end_ms) {
+        let nominal_ms = alert.start_ms + WINDOW_MS + MAX_OUT_OF_ORDERNESS_MS;
+        if self.end_ms.is_some_and(|end_ms| nominal_ms + END_MARGIN_MS > end_ms) {
             return Some(Latency::Unmeasured);
         }
-        let latency_ms = arrived_ms - due_ms;
-        Some(if due_ms > passing_ms { Latency::Late(latency_ms) } else { Latency::OnTime(latency_ms) })
+        let passing = self.passings.entry(alert.start_ms).or_default();
+        let first: Vec<Position> =
+            passing.first.iter().map(|(&partition, &offset)| (partition, offset)).collect();
+        // What can't be looked up passed no earlier than the generator had it due.
+        let is_known = first.len() == self.written.len();
+        let look_up = || is_known.then(|| appended(&first)).flatten().unwrap_or(nominal_ms);
+        let passed_ms = *passing.passed_ms.get_or_insert_with(look_up);
+        if passing.first.get(&lifted_by.0).is_some_and(|&first| lifted_by.1 > first) {
+            let lifted_ms = appended(&[lifted_by])?;
+            return Some(Latency::Late(arrived_ms - lifted_ms.max(passed_ms)));
+        }
+        Some(Latency::OnTime(arrived_ms - passed_ms))
     }
 }
 
-/// When the watermark passes the end of the interval that starts at `start_ms`.
-fn passing_ms(start_ms: i64) -> i64 {
-    start_ms + WINDOW_MS + MAX_OUT_OF_ORDERNESS_MS
+/// The start of the last interval whose end the watermark passes when all partitions have shown this event time.
+fn last_passed_ms(event_time_ms: i64) -> i64 {
+    let watermark_ms = event_time_ms - MAX_OUT_OF_ORDERNESS_MS;
+    watermark_ms - watermark_ms.rem_euclid(WINDOW_MS) - WINDOW_MS
 }
 
 fn is_crash(meta: &Meta) -> bool {
@@ -182,11 +244,13 @@ fn start_of(message: &BorrowedMessage<'_>, guess: &Generator) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Latency, Truth, WINDOW_MS, passing_ms};
+    use super::{Latency, Position, Truth, WINDOW_MS};
     use crashmonitor_bench::generator::Options;
     use crashmonitor_bench::oracle::{Alert, Mode};
 
     const START_MS: i64 = 1_768_142_560_000;
+    /// When the watermark passes the end of the first interval, if the generator is on time and without disorder.
+    const PASSING_MS: i64 = START_MS + 12_000;
 
     fn alert(user: u32) -> Alert {
         Alert {
@@ -210,27 +274,36 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_due_when_the_watermark_passes_and_only_its_first_counts() {
+    fn a_result_counts_once_from_the_passing_of_the_watermark() {
         let mut truth = Truth::new(options(), None).unwrap();
-        let arrived_ms = passing_ms(START_MS) + 70;
-        assert_eq!(truth.latency(&alert(1000), arrived_ms), Some(Latency::OnTime(70)));
-        assert_eq!(truth.latency(&alert(1000), arrived_ms + 1), None);
-        assert_eq!(truth.latency(&alert(1001), arrived_ms), None);
+        let appended = |positions: &[Position]| {
+            // Record 12,000 is the first to let the watermark pass; it is the first of a run of ten.
+            assert_eq!(positions, [(0, 3000), (1, 3000), (2, 3000), (3, 3000)]);
+            Some(PASSING_MS + 30)
+        };
+        let arrived_ms = PASSING_MS + 100;
+        assert_eq!(truth.latency(&alert(1000), arrived_ms, appended), Some(Latency::OnTime(70)));
+        assert_eq!(truth.latency(&alert(1000), arrived_ms + 1, appended), None);
+        assert_eq!(truth.latency(&alert(1001), arrived_ms, appended), None);
     }
 
     #[test]
-    fn a_result_that_a_late_record_made_is_due_with_that_record() {
+    fn a_result_that_a_late_record_made_counts_from_that_record() {
         // Every record is up to 30 s late, so that some users' third one comes after the watermark.
         let options = Options { users: 1000, late_share: 1.0, event_rate: 100, ..options() };
         let mut truth = Truth::new(options, None).unwrap();
-        let arrived_ms = passing_ms(START_MS) + 40_000;
-        let latencies: Vec<_> = (1000..2000).filter_map(|u| truth.latency(&alert(u), arrived_ms)).collect();
-        assert!(latencies.iter().any(|l| matches!(l, Latency::Late(ms) if (0..40_000).contains(ms))));
+        let arrived_ms = PASSING_MS + 40_000;
+        let appended =
+            |positions: &[Position]| Some(if positions.len() == 1 { arrived_ms - 7 } else { PASSING_MS });
+        let latencies: Vec<_> =
+            (1000..2000).filter_map(|user| truth.latency(&alert(user), arrived_ms, appended)).collect();
+        assert!(latencies.contains(&Latency::Late(7)));
     }
 
     #[test]
     fn what_waits_for_the_end_of_the_load_is_not_measured() {
         let mut truth = Truth::new(options(), Some(12)).unwrap();
-        assert_eq!(truth.latency(&alert(1000), START_MS + 20_000), Some(Latency::Unmeasured));
+        let arrived_ms = START_MS + 20_000;
+        assert_eq!(truth.latency(&alert(1000), arrived_ms, |_| None), Some(Latency::Unmeasured));
     }
 }

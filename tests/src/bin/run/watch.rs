@@ -4,6 +4,7 @@
 //! when there is nothing more to wait for: when all expected results are there, or when none can come any more, or
 //! when a bound is reached. Must never judge: what is outstanding is only a reason to wait.
 
+use crate::appended::Appended;
 use crate::histogram::Histogram;
 use crate::load::{Generated, Load};
 use crate::reader;
@@ -100,6 +101,7 @@ pub fn run(
 ) -> Result<Watched, String> {
     let results = reader::open(services.kafka.topics().config(), OUTPUT, OUTPUT_PARTITIONS)?;
     let truth = Truth::begin(&services.kafka, load, seconds)?;
+    let appended = Appended::new(&services.kafka)?;
     let (sender, events) = channel();
     let ending = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -107,7 +109,7 @@ pub fn run(
         let (ending, to_results, results) = (&ending, sender.clone(), &results);
         scope.spawn(move || read_results(results, &to_results, ending));
         scope.spawn(move || read_workers(&services.workers, &sender, ending));
-        let mut watch = Watch::new(load, truth, stop, view);
+        let mut watch = Watch::new(load, truth, appended, stop, view);
         let outcome = watch.follow(&events);
         watch.view.end_status().map_err(|e| e.to_string()).and(outcome)
     })
@@ -170,6 +172,7 @@ struct Draining {
 struct Watch<'a> {
     load: &'a Load,
     truth: Truth,
+    appended: Appended,
     stop: &'a AtomicBool,
     view: &'a mut View,
     workers: Vec<Reading>,
@@ -186,10 +189,17 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(load: &'a Load, truth: Truth, stop: &'a AtomicBool, view: &'a mut View) -> Watch<'a> {
+    fn new(
+        load: &'a Load,
+        truth: Truth,
+        appended: Appended,
+        stop: &'a AtomicBool,
+        view: &'a mut View,
+    ) -> Watch<'a> {
         Watch {
             load,
             truth,
+            appended,
             stop,
             view,
             workers: Vec::new(),
@@ -248,7 +258,8 @@ impl<'a> Watch<'a> {
 
     fn result(&mut self, alert: Alert, arrived_ms: i64) {
         self.received += 1;
-        match self.truth.latency(&alert, arrived_ms) {
+        let appended = &self.appended;
+        match self.truth.latency(&alert, arrived_ms, |positions| appended.last_ms(positions)) {
             Some(Latency::OnTime(ms)) => self.on_time.add(ms),
             Some(Latency::Late(ms)) => self.late.add(ms),
             Some(Latency::Unmeasured) => self.unmeasured += 1,
@@ -352,19 +363,20 @@ impl<'a> Watch<'a> {
             self.workers.iter().flat_map(|w| w.status.input.values()).map(|partition| partition.lag).sum();
         let watermark = self.watermark_ms().map_or_else(
             || "-".to_owned(),
-            |ms| format!("{} ({:.1} s ago)", text::clock(ms), (now_ms() - ms) as f64 / 1000.0),
+            |ms| format!("{} -{:.1} s", text::clock(ms), (now_ms() - ms) as f64 / 1000.0),
         );
         let quantile = |share| self.on_time.quantile(share).map_or("-".to_owned(), |ms| ms.to_string());
+        // What matters most comes first: a narrow terminal shows the beginning.
         format!(
-            "{}{} rec/s | lag {} | watermark {watermark} | late {} | dead letters {} | results {} | p50 {} p99 {} ms",
+            "{}{} rec/s | lag {} | watermark {watermark} | p50 {} p99 {} ms | results {} | late {} | dead letters {}",
             if self.draining.is_some() { "draining | " } else { "" },
             grouped(self.rate()),
             grouped(lag.max(0).unsigned_abs()),
-            grouped(self.total(|status| status.totals.late)),
-            grouped(self.total(|status| status.totals.dead_letters)),
-            grouped(self.received),
             quantile(0.5),
             quantile(0.99),
+            grouped(self.received),
+            grouped(self.total(|status| status.totals.late)),
+            grouped(self.total(|status| status.totals.dead_letters)),
         )
     }
 
