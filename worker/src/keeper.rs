@@ -13,6 +13,7 @@ use crashmonitor_core::aggregator::Confirmed;
 use crashmonitor_core::ids::{LogOffset, Shard};
 
 use crate::driver::{LOOP_BOUND, REQUEST_TIMEOUT, Shared, now, spawn};
+use crate::kafka::Reachability;
 use crate::run::Error;
 
 /// What waits for the keeper at most. Four rounds of snapshots: when Redis is slower than that, newer ones serve better
@@ -61,7 +62,9 @@ fn run(shared: &Shared, receiver: &Receiver<Confirmed>) -> Result<(), Error> {
             // The aggregate loop has left; what it sent last was stored before this.
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        if purged_at.elapsed() >= PURGE_INTERVAL {
+        // While no broker answers, librdkafka's admin requests would spin.
+        let is_reachable = shared.context.clients.health().get() == Reachability::Reachable;
+        if purged_at.elapsed() >= PURGE_INTERVAL && is_reachable {
             purged_at = Instant::now();
             purge(shared, std::mem::take(&mut purgeable));
         }

@@ -307,7 +307,11 @@ impl Observer {
     }
 
     /// The topic's id and partitions; `None` if there is no such topic.
+    ///
+    /// Two requests: librdkafka's admin requests look for the controller in a loop without a pause while no broker
+    /// answers (`rd_kafka_admin_worker`, `rd_kafka_broker_controller_async`), a metadata request waits.
     pub fn describe_topic(&self, topic: &str, timeout: Duration) -> Result<Option<TopicFacts>, Error> {
+        self.brokers(timeout)?;
         let facts = batch::describe_topic(self.consumer.client(), topic, timeout);
         if facts.is_ok() {
             self.health.succeeded();
