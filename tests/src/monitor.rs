@@ -178,12 +178,20 @@ impl<'a> Monitor<'a> {
         self.topics().produce(self.input(), &records)
     }
 
+    /// Writes values to all partitions of the input in turn.
+    #[track_caller]
+    pub fn spread(&self, values: &[String]) -> Vec<Position> {
+        let turns = (0..self.partitions()).cycle();
+        let records: Vec<NewRecord> =
+            turns.zip(values).map(|(partition, value)| NewRecord::new(value).to(partition)).collect();
+        self.topics().produce(self.input(), &records)
+    }
+
     /// Writes a record that is no crash and happened at `time_ms` to every partition of the input.
     #[track_caller]
     pub fn advance(&self, time_ms: i64) {
-        let partitions = self.topics().partitions_of(self.input()).expect("the input is there");
         let value = record(time_ms, "Low", "nobody", "all is well");
-        let records: Vec<NewRecord> = (0..partitions).map(|p| NewRecord::new(&value).to(p)).collect();
+        let records: Vec<NewRecord> = (0..self.partitions()).map(|p| NewRecord::new(&value).to(p)).collect();
         self.topics().produce(self.input(), &records);
     }
 
@@ -265,6 +273,11 @@ impl<'a> Monitor<'a> {
             let report = compare(expected, &self.alerts());
             if report.is_right() { Ok(()) } else { Err(report.to_string()) }
         });
+    }
+
+    #[track_caller]
+    fn partitions(&self) -> i32 {
+        self.topics().partitions_of(self.input()).expect("the input is there")
     }
 
     fn query(&self) -> Query {
