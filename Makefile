@@ -45,6 +45,12 @@ run: deps ## Show it at work: Kafka, Redis, two workers and a load generator (SE
 	    --bin crashmonitor-worker --bin crashmonitor-loadgen --bin crashmonitor-run
 	@$(CARGO_TARGET_DIR)/release/crashmonitor-run $(if $(SECONDS),--seconds $(SECONDS))
 
+.PHONY: bench
+bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECONDS=30)
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- $(if $(RUNS),--runs $(RUNS)) \
+	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS))
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all

@@ -8,6 +8,7 @@
 //! Everything here is for tests, so what fails panics with the reason and the end of the service's log.
 
 pub mod certificates;
+pub mod follow;
 pub mod home;
 mod http;
 pub mod kafka;

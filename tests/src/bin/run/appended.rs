@@ -3,9 +3,9 @@
 //! Responsible for looking it up by position: the input topic is set to carry the broker's time of appending. Must
 //! never guess: what can't be read in time is unknown.
 
-use crate::reader;
 use crate::services::INPUT;
 use crashmonitor_testbed::Kafka;
+use crashmonitor_testbed::follow;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -28,7 +28,7 @@ impl Appended {
         let mut config = kafka.topics().config();
         // One batch is enough to see one record.
         config.set("fetch.message.max.bytes", "16384");
-        Ok(Appended { consumer: reader::open(config, INPUT, 0)? })
+        Ok(Appended { consumer: follow::open(config, INPUT, 0)? })
     }
 
     /// When the last of these records, each of another partition, was appended, in epoch milliseconds.

@@ -8,7 +8,6 @@
 mod appended;
 mod histogram;
 mod load;
-mod reader;
 mod services;
 mod summary;
 mod text;

@@ -17,13 +17,13 @@
 
 use crate::appended::Position;
 use crate::load::Load;
-use crate::reader;
 use crate::services::{
     ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS,
 };
 use crashmonitor_bench::generator::{Generator, Kind, Meta, Options, Severity, WordIn};
 use crashmonitor_bench::oracle::Alert;
 use crashmonitor_testbed::Kafka;
+use crashmonitor_testbed::follow;
 use crashmonitor_testbed::wait::try_until;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -89,7 +89,7 @@ pub struct Truth {
 impl Truth {
     /// Finds out when the generator began, from the first record in the input.
     pub fn begin(kafka: &Kafka, load: &Load, seconds: Option<u64>) -> Result<Truth, String> {
-        let consumer = reader::open(kafka.topics().config(), INPUT, INPUT_PARTITIONS.cast_signed())?;
+        let consumer = follow::open(kafka.topics().config(), INPUT, INPUT_PARTITIONS.cast_signed())?;
         let guess = Generator::new(load.options.clone()).map_err(|e| e.to_string())?;
         let start_ms = try_until(FIRST_RECORD_TIMEOUT, || match poll_start(&consumer, &guess) {
             None if !load.is_running() => Ok(Err("the load generator ended without a record".to_owned())),

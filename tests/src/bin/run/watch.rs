@@ -7,7 +7,6 @@
 use crate::appended::Appended;
 use crate::histogram::Histogram;
 use crate::load::{Generated, Load};
-use crate::reader;
 use crate::services::{
     INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, OUTPUT, OUTPUT_PARTITIONS, REPARTITION_PARTITIONS, Services,
     WINDOW_MS,
@@ -19,6 +18,7 @@ use crashmonitor_bench::load::now_ms;
 use crashmonitor_bench::oracle::{Alert, Counts, parse_alert};
 use crashmonitor_core::status::Status;
 use crashmonitor_testbed::Worker;
+use crashmonitor_testbed::follow;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 use std::collections::{HashMap, VecDeque};
@@ -99,7 +99,7 @@ pub fn run(
     stop: &AtomicBool,
     view: &mut View,
 ) -> Result<Watched, String> {
-    let results = reader::open(services.kafka.topics().config(), OUTPUT, OUTPUT_PARTITIONS)?;
+    let results = follow::open(services.kafka.topics().config(), OUTPUT, OUTPUT_PARTITIONS)?;
     let truth = Truth::begin(&services.kafka, load, seconds)?;
     let appended = Appended::new(&services.kafka)?;
     let (sender, events) = channel();

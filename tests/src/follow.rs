@@ -9,7 +9,7 @@ use rdkafka::{ClientConfig, error::KafkaError};
 /// Opens one for the first `partitions` partitions of a topic.
 pub fn open(mut config: ClientConfig, topic: &str, partitions: i32) -> Result<BaseConsumer, String> {
     config
-        .set("group.id", "crashmonitor-run-reader")
+        .set("group.id", "crashmonitor-testbed-follower")
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "20")

@@ -1,0 +1,70 @@
+//! Measures the worker on this machine: `make bench`.
+//!
+//! Responsible for the figures of a catch-up (a long topic is read from its beginning to its end) and of a steady load:
+//! rate, processor time, memory, and whether every result was right. Must never report a rate of a run whose results
+//! were not all right.
+//!
+//! # What is measured
+//!
+//! - *Catch-up*: Kafka on the same cores, 5 million un-keyed records of about 207 bytes in 4 partitions, one worker with
+//!   one scan thread and an own monitor for each run. The clock runs from the worker's last `claimed` line, which comes
+//!   before its first record is read, until a `read_committed` consumer has got the last expected result. End markers
+//!   stand at the end of every partition, so that this is only possible when every partition was read to its end.
+//! - *Steady*: the generator writes 100,000 records/s for a while; memory is the highest resident size seen after the
+//!   first third.
+//!
+//! Medians with the lowest and the highest of all runs. Other work on the machine makes them worse, never better.
+
+mod catch_up;
+mod steady;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Measures the worker on this machine.
+#[derive(Parser)]
+struct Options {
+    /// Records of the catch-up.
+    #[arg(long, default_value_t = 5_000_000)]
+    records: u64,
+    /// Runs of the catch-up.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+    /// Length of the steady load in seconds.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(6..))]
+    seconds: u64,
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    catch_up::run(options.records, options.runs)?;
+    steady::run(options.seconds)
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Median, lowest and highest; `values` is not empty.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (values[values.len() / 2], values[0], values[values.len() - 1])
+}
+
+/// The worker's configuration for a monitor of its own.
+fn config(kafka: &str, admin: std::net::SocketAddr, name: &str, input: &str) -> String {
+    format!(
+        "monitor: {{namespace: bench, name: {name}, uid: {name}}}\n\
+         kafka: {{bootstrapServers: '{kafka}'}}\n\
+         input: {{topic: {input}, startingOffsets: Earliest}}\n\
+         window: {{idleTimeout: 5s}}\n\
+         output: {{topic: alerts-{name}, mode: Updates, partitions: 1, replicationFactor: 1}}\n\
+         repartition: {{partitions: 16, replicationFactor: 1}}\n\
+         worker: {{adminListen: '{admin}'}}\n"
+    )
+}
