@@ -1,0 +1,327 @@
+//! Faults under load: whatever is killed, stopped or emptied meanwhile, the results are those of the whole log.
+//!
+//! Responsible for real faults of real processes, each at a moment when records flow and results are written, and for
+//! an exact comparison at the end: each test reads the output as committed and holds it against a recomputation of
+//! everything in the input. Tests run one at a time, for they load the machine.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use crashmonitor_bench::generator::{Generator, Options};
+use crashmonitor_bench::kafka::{Compression, Config, Producer};
+use crashmonitor_bench::load::{self, Pace};
+use crashmonitor_bench::oracle::Query;
+use crashmonitor_testbed::monitor::{Monitor, now_ms};
+use crashmonitor_testbed::{Kafka, Redis, Worker, shared, until, until_true};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(90);
+const READY: Duration = Duration::from_secs(60);
+/// Far below the session timeouts of the tests that use it: only who gives partitions back hands them over so soon.
+const AT_ONCE: Duration = Duration::from_secs(15);
+
+const PARTITIONS: i32 = 4;
+/// Records a second. Event time runs several times faster than the clock, so that many windows close.
+const RATE: u64 = 5_000;
+const EVENT_RATE: u64 = 800;
+
+/// One test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The generator, writing until it is told to end.
+struct Load {
+    stop: Arc<AtomicBool>,
+    records: Arc<AtomicU64>,
+    thread: JoinHandle<i64>,
+}
+
+impl Load {
+    fn start(kafka: &Kafka, monitor: &Monitor<'_>) -> Load {
+        let (stop, records) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let producer = producer(kafka, monitor);
+        let thread = thread::spawn({
+            let (stop, records) = (Arc::clone(&stop), Arc::clone(&records));
+            move || generate(producer, &stop, &records)
+        });
+        Load { stop, records, thread }
+    }
+
+    /// Waits until so many seconds' worth of further records is written.
+    #[track_caller]
+    fn await_seconds(&self, seconds: u64) {
+        let target = self.records.load(Ordering::Relaxed) + seconds * RATE;
+        until("further records to be written", TIMEOUT + Duration::from_secs(seconds), || {
+            assert!(!self.thread.is_finished(), "the generator failed");
+            let records = self.records.load(Ordering::Relaxed);
+            if records >= target { Ok(()) } else { Err(format!("{records} of {target}")) }
+        });
+    }
+
+    /// Ends it, and gives the event time of its last record.
+    fn finish(self) -> i64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn producer(kafka: &Kafka, monitor: &Monitor<'_>) -> Producer {
+    Producer::open(Config {
+        brokers: kafka.bootstrap(),
+        topic: monitor.input().to_owned(),
+        partitions: None,
+        create_partitions: None,
+        compression: Compression::None,
+        batch_bytes: 16 * 1024,
+        delivery_timeout: TIMEOUT,
+    })
+    .unwrap()
+}
+
+fn generate(mut producer: Producer, stop: &AtomicBool, records: &AtomicU64) -> i64 {
+    let options = Options {
+        users: 50,
+        one_in: 20,
+        // In the past, and it stays there: the clock must not hold the watermark back.
+        start_ms: now_ms() - 3_600_000,
+        event_rate: EVENT_RATE,
+        partitions: PARTITIONS as u32,
+        disorder_ms: 1_000,
+        late_share: 0.02,
+        late_by_max_ms: 20_000,
+        ..Options::default()
+    };
+    let generator = Generator::new(options).unwrap();
+    let pace = Pace { rate: RATE, ..Pace::default() };
+    let progress = |progress: load::Progress| records.store(progress.records, Ordering::Relaxed);
+    let (summary, _) =
+        load::run(&generator, &Query::default(), &pace, &mut producer, stop, progress).unwrap();
+    summary.last_event_ms
+}
+
+/// A monitor with two workers that have written results, and load that goes on.
+fn under_load<'a>(kafka: &'a Kafka, monitor: &Monitor<'a>) -> (Vec<Worker>, Load) {
+    monitor.create_input(PARTITIONS);
+    let workers = monitor.start_workers(2);
+    let load = Load::start(kafka, monitor);
+    await_more_results(&workers);
+    (workers, load)
+}
+
+fn total(workers: &[Worker], name: &str) -> u64 {
+    workers.iter().filter_map(|w| w.try_status().ok()).filter_map(|s| s["totals"][name].as_u64()).sum()
+}
+
+/// Waits until each of these workers has read more and together they have written more.
+#[track_caller]
+fn await_more_results(workers: &[Worker]) {
+    let before = total(workers, "results");
+    until_true("further results", TIMEOUT, || total(workers, "results") > before);
+}
+
+fn owned(worker: &Worker, stage: &str) -> usize {
+    let status = worker.try_status().ok();
+    status.and_then(|status| Some(status[stage].as_object()?.len())).unwrap_or(0)
+}
+
+/// Waits until a worker owns so many input partitions and so many repartition partitions.
+#[track_caller]
+fn await_owned(worker: &Worker, input: usize, aggregate: usize, timeout: Duration) {
+    until(&format!("{} to own {input} and {aggregate} partitions", worker.name()), timeout, || {
+        let owned = (owned(worker, "input"), owned(worker, "aggregate"));
+        if owned == (input, aggregate) { Ok(()) } else { Err(format!("{owned:?}\n{}", worker.log_tail())) }
+    });
+}
+
+fn recoveries(worker: &Worker) -> BTreeSet<String> {
+    let status = worker.status();
+    let shards = status["aggregate"].as_object().unwrap().values();
+    shards.filter_map(|shard| shard["recovery"].as_str().map(str::to_owned)).collect()
+}
+
+/// Ends the load, has all windows close, ends the workers, and compares.
+#[track_caller]
+fn finish(monitor: &Monitor<'_>, load: Load, workers: &[Worker]) {
+    let last_ms = load.finish();
+    monitor.advance(last_ms + 60_000);
+    monitor.await_closed(workers, last_ms + 10_000, TIMEOUT);
+    let expected = monitor.expected();
+    // A transaction that a dead worker left open hides what is behind it until it times out.
+    monitor.await_results(&expected, TIMEOUT);
+    Monitor::stop(workers);
+    let report = monitor.report();
+    assert!(report.is_right(), "{report}");
+    assert!(report.right > 100, "too few results to tell: {report}");
+    assert_eq!(monitor.late().len(), 0, "nothing was late");
+}
+
+#[test]
+fn a_killed_worker_that_comes_back_goes_on_from_its_snapshots() {
+    let _alone = alone();
+    let redis = Redis::start();
+    // Whoever comes back within the session is the member that it was.
+    let monitor = Monitor::new(shared::kafka(), "killed").redis(&redis).set("worker.sessionTimeout", "45s");
+    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    let snapshots = || redis.keys().len();
+    until_true("a snapshot of every shard", TIMEOUT, || snapshots() == 4);
+    let kept = workers[1].metric("crashmonitor_rebalances_total");
+
+    workers[0].kill9();
+    load.await_seconds(2);
+    workers[0].start_again();
+    await_owned(&workers[0], 2, 2, AT_ONCE);
+    workers[0].wait_ready(READY);
+    assert_eq!(recoveries(&workers[0]), BTreeSet::from(["snapshot".to_owned()]));
+    assert_eq!(workers[1].metric("crashmonitor_rebalances_total"), kept, "the other one was disturbed");
+    load.await_seconds(3);
+    finish(&monitor, load, &workers);
+}
+
+#[test]
+fn a_killed_worker_that_stays_away_is_replaced_after_its_session() {
+    let _alone = alone();
+    let monitor =
+        Monitor::new(shared::kafka(), "gone").set("worker.sessionTimeout", "3s").set("output.mode", "Final");
+    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    workers.remove(0).kill9();
+    await_owned(&workers[0], 4, 4, TIMEOUT);
+    load.await_seconds(3);
+    finish(&monitor, load, &workers);
+}
+
+#[test]
+fn without_snapshots_recovery_replays_the_log() {
+    let _alone = alone();
+    let redis = Redis::start();
+    let monitor = Monitor::new(shared::kafka(), "flushed")
+        .redis(&redis)
+        .set("worker.sessionTimeout", "45s")
+        .set("output.mode", "Final");
+    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    redis.flushall();
+    await_more_results(&workers);
+    workers[0].kill9();
+    // Those that it has written since.
+    redis.flushall();
+    workers[0].start_again();
+    workers[0].wait_ready(READY);
+    await_owned(&workers[0], 2, 2, AT_ONCE);
+    assert_eq!(recoveries(&workers[0]), BTreeSet::from(["replay_snapshot_missing".to_owned()]));
+    load.await_seconds(3);
+    finish(&monitor, load, &workers);
+}
+
+#[test]
+fn counting_goes_on_while_redis_is_away_for_a_minute() {
+    let _alone = alone();
+    let redis = Redis::start();
+    let monitor = Monitor::new(shared::kafka(), "no-redis").redis(&redis).set("worker.sessionTimeout", "45s");
+    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    let reachable = |worker: &Worker| worker.status()["checkpointStore"]["reachable"].as_bool();
+    until_true("Redis to be seen", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(true)));
+
+    redis.stop();
+    until_true("Redis to be missed", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(false)));
+    assert!(workers.iter().all(Worker::ready), "readiness must not depend on Redis");
+    load.await_seconds(30);
+    // Nor does a recovery.
+    workers[0].kill9();
+    workers[0].start_again();
+    workers[0].wait_ready(READY);
+    await_owned(&workers[0], 2, 2, AT_ONCE);
+    assert_eq!(recoveries(&workers[0]), BTreeSet::from(["replay_store_unreachable".to_owned()]));
+    await_more_results(&workers);
+    load.await_seconds(30);
+
+    redis.start_again();
+    until_true("Redis to be seen again", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(true)));
+    until_true("snapshots again", TIMEOUT, || redis.keys().len() == 4);
+    finish(&monitor, load, &workers);
+}
+
+#[test]
+fn a_broker_that_restarts_costs_nothing() {
+    let _alone = alone();
+    let kafka = Kafka::start();
+    let monitor = Monitor::new(&kafka, "broker").set("output.mode", "Final");
+    let (workers, load) = under_load(&kafka, &monitor);
+    let reachable = |worker: &Worker| worker.status()["kafka"]["reachable"].as_bool();
+
+    kafka.kill_broker(0);
+    until_true("Kafka to be missed", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(false)));
+    kafka.start_broker(0);
+    until_true("Kafka to be seen again", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(true)));
+    await_more_results(&workers);
+    load.await_seconds(2);
+
+    kafka.restart_broker(0);
+    until_true("Kafka to be seen again", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(true)));
+    await_more_results(&workers);
+    load.await_seconds(2);
+    finish(&monitor, load, &workers);
+}
+
+/// It wakes up in the belief that it owns partitions which are somebody else's by then.
+#[test]
+fn a_worker_that_wakes_from_the_dead_does_no_harm() {
+    let _alone = alone();
+    let monitor = Monitor::new(shared::kafka(), "zombie").set("worker.sessionTimeout", "3s");
+    let (workers, load) = under_load(shared::kafka(), &monitor);
+    workers[0].sigstop();
+    await_owned(&workers[1], 4, 4, TIMEOUT);
+    await_more_results(&workers[1..]);
+    workers[0].sigcont();
+    await_owned(&workers[0], 2, 2, TIMEOUT);
+    await_owned(&workers[1], 2, 2, TIMEOUT);
+    load.await_seconds(3);
+    finish(&monitor, load, &workers);
+}
+
+/// Two workers, one, two again: who is told to end gives everything back before it goes.
+#[test]
+fn sigterm_hands_over_at_once() {
+    let _alone = alone();
+    let monitor = Monitor::new(shared::kafka(), "scaled")
+        .set("worker.sessionTimeout", "120s")
+        .set("output.mode", "Final");
+    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    for _ in 0..2 {
+        // Exit code 0, or this panics.
+        workers[0].stop(AT_ONCE);
+        for group in [monitor.scan_group(), monitor.aggregate_group()] {
+            let members = monitor.topics().group_members(&group);
+            assert_eq!(members.len(), 1, "{group} has {members:?}\n{}", workers[0].log_tail());
+        }
+        await_owned(&workers[1], 4, 4, AT_ONCE);
+        await_more_results(&workers[1..]);
+        workers[0].start_again();
+        workers[0].wait_ready(READY);
+        await_owned(&workers[0], 2, 2, AT_ONCE);
+        await_owned(&workers[1], 2, 2, AT_ONCE);
+        await_more_results(&workers);
+    }
+    load.await_seconds(2);
+    finish(&monitor, load, &workers);
+}
+
+#[test]
+fn others_take_over_when_all_workers_are_killed() {
+    let _alone = alone();
+    let redis = Redis::start();
+    let monitor =
+        Monitor::new(shared::kafka(), "all-killed").redis(&redis).set("worker.sessionTimeout", "3s");
+    let (workers, load) = under_load(shared::kafka(), &monitor);
+    workers.iter().for_each(Worker::kill9);
+    drop(workers);
+    load.await_seconds(2);
+    let successors = vec![monitor.start_worker("x"), monitor.start_worker("y")];
+    successors.iter().for_each(|worker| await_owned(worker, 2, 2, TIMEOUT));
+    successors.iter().for_each(|worker| worker.wait_ready(READY));
+    await_more_results(&successors);
+    load.await_seconds(3);
+    finish(&monitor, load, &successors);
+}
