@@ -26,6 +26,9 @@ pub struct ScanCommit {
     /// How many partitions the input had when the starting positions were resolved: a partition below this number
     /// without a commit has lost it, one at or above it is new.
     pub resolved: u32,
+    /// The identity of the repartition topic that the frames went to. Kafka deletes a topic's commits with it, so that
+    /// only this tells a repartition topic that was made again from one of a monitor that starts.
+    pub log_topic: TopicId,
 }
 
 /// Beside the offset of a repartition partition: what a rebuild must arrive at.
@@ -62,7 +65,10 @@ impl ScanCommit {
     /// The text to commit.
     pub fn encode(&self) -> String {
         let mark = optional(self.mark.map(Timestamp::as_millis));
-        format!("{FORMAT};epoch={};mark={mark};topic={};resolved={}", self.epoch, self.topic, self.resolved)
+        format!(
+            "{FORMAT};epoch={};mark={mark};topic={};resolved={};log={}",
+            self.epoch, self.topic, self.resolved, self.log_topic
+        )
     }
 
     /// Reads a committed text.
@@ -76,6 +82,7 @@ impl ScanCommit {
             mark: fields.instant("mark")?,
             topic: fields.topic("topic")?,
             resolved: fields.number("resolved")?,
+            log_topic: fields.topic("log")?,
         })
     }
 }
@@ -173,8 +180,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_scan_commit_reads_back(epoch: u64, mark in instant(), topic: [u8; 16], resolved: u32) {
-            let commit = ScanCommit { epoch: Epoch(epoch), mark, topic: TopicId(topic), resolved };
+        fn a_scan_commit_reads_back(epoch: u64, mark in instant(), topic: [u8; 16], resolved: u32, log: [u8; 16]) {
+            let (topic, log_topic) = (TopicId(topic), TopicId(log));
+            let commit = ScanCommit { epoch: Epoch(epoch), mark, topic, resolved, log_topic };
             prop_assert_eq!(ScanCommit::decode(&commit.encode()), Ok(commit));
         }
 

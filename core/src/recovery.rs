@@ -158,6 +158,11 @@ pub enum DataLoss {
 
 /// Decides. `identity` says whose snapshot would be right, `params` are the monitor's present settings.
 pub fn decide(facts: Facts, identity: &Identity, params: &Params) -> Decision {
+    if facts.log_topic != identity.log_topic {
+        // Made again under a running worker; Kafka has deleted the commits with the old one.
+        let (committed, present) = (identity.log_topic, facts.log_topic);
+        return Decision::Stop(DataLoss::OtherTopic { committed, present });
+    }
     let Some((until, metadata)) = facts.committed else {
         return if facts.log_start == facts.log_end && facts.log_end == LogOffset(0) {
             Decision::FirstStart { at: facts.log_start }

@@ -37,7 +37,7 @@ use crate::commit::ScanCommit;
 use crate::frame::{
     Entries, Entry, FRAME_BYTES_FLUSH, Header, Kind, MESSAGE_BYTES_MAX, MessageWriter, Statement,
 };
-use crate::ids::{Epoch, InputOffset, Shard, SourceId, TopicId};
+use crate::ids::{InputOffset, Shard, SourceId, TopicId};
 use crate::record::{Malformed, Matcher, Record};
 use crate::route::shard_of;
 use crate::time::Timestamp;
@@ -134,9 +134,8 @@ pub struct View {
 
 #[derive(Debug)]
 struct Source {
-    epoch: Epoch,
-    topic: TopicId,
-    resolved: u32,
+    /// What stays the same in its commits.
+    claimed: ScanCommit,
     /// Where the frame begins that `entries` are for.
     open_from: InputOffset,
     /// Up to here everything was read.
@@ -233,9 +232,7 @@ impl Scan {
         }
         let next = claim.from.max(claim.lost_to);
         let source = Source {
-            epoch: claim.metadata.epoch,
-            topic: claim.metadata.topic,
-            resolved: claim.metadata.resolved,
+            claimed: claim.metadata,
             open_from: next,
             next,
             mark,
@@ -365,7 +362,7 @@ impl Scan {
 
     /// The owned sources that were claimed for another topic than `topic`: it was deleted and made again.
     pub fn sources_of_another_topic(&self, topic: TopicId) -> Vec<SourceId> {
-        self.sources.iter().filter(|(_, source)| source.topic != topic).map(|(&id, _)| id).collect()
+        self.sources.iter().filter(|(_, source)| source.claimed.topic != topic).map(|(&id, _)| id).collect()
     }
 
     /// Whether too many rounds wait for acknowledgement to read on.
@@ -388,7 +385,7 @@ impl Scan {
         let mut writers = Writers::new(self.params.shards);
         let mut positions = Vec::new();
         for (&id, source) in &mut self.sources {
-            let header = Header { topic: source.topic, sources: self.source_count };
+            let header = Header { topic: source.claimed.topic, sources: self.source_count };
             if source.speak(id, now, header, &mut writers) {
                 positions.push(source.position(id));
             }
@@ -466,7 +463,7 @@ impl Source {
         let moved = progress || self.queue.iter().any(|saying| saying.to > saying.from);
         while let Some(mut saying) = self.queue.pop_front() {
             let (kind, from, to, mark) = (saying.kind, saying.from, saying.to, saying.mark);
-            let statement = Statement { source: id, epoch: self.epoch, kind, from, to, mark };
+            let statement = Statement { source: id, epoch: self.claimed.epoch, kind, from, to, mark };
             writers.frames(header, &statement, &mut saying.entries);
         }
         let turned_idle = self.idle_until.is_some() && !self.said_idle;
@@ -476,7 +473,7 @@ impl Source {
                 _ => Kind::Records,
             };
             let (from, to, mark) = (self.open_from, self.next, self.mark);
-            let statement = Statement { source: id, epoch: self.epoch, kind, from, to, mark };
+            let statement = Statement { source: id, epoch: self.claimed.epoch, kind, from, to, mark };
             writers.frames(header, &statement, &mut self.entries);
             self.open_from = self.next;
             self.said_idle = matches!(kind, Kind::Idle { .. });
@@ -488,8 +485,7 @@ impl Source {
     }
 
     fn position(&self, source: SourceId) -> Committable {
-        let metadata =
-            ScanCommit { epoch: self.epoch, mark: self.mark, topic: self.topic, resolved: self.resolved };
+        let metadata = ScanCommit { mark: self.mark, ..self.claimed };
         Committable { source, offset: self.open_from, metadata }
     }
 }

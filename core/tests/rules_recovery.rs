@@ -57,6 +57,15 @@ fn replay(reason: WithoutSnapshot, commit: AggregateCommit) -> Decision {
 // The table.
 
 #[test]
+fn recovery_stops_when_the_topic_was_made_again_under_a_running_worker() {
+    let present = TopicId([9; 16]);
+    let (_, commit) = log();
+    let facts = Facts { committed: None, log_topic: present, ..facts(&commit, Stored::Nothing) };
+    let stop = Decision::Stop(DataLoss::OtherTopic { committed: REPARTITION, present });
+    assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), stop);
+}
+
+#[test]
 fn recovery_stops_when_what_was_written_was_written_under_other_settings() {
     let (log, commit) = log();
     let other_size = Params { window_ms: 5_000, ..log.params };

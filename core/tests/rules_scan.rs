@@ -17,7 +17,7 @@ use crashmonitor_core::scan::start::{
     StartingOffsets, WaitFor, decide,
 };
 use crashmonitor_core::scan::{ROUNDS_IN_FLIGHT_MAX, RoundId, Scanned};
-use support::log::{INPUT, INPUT_AGAIN, at};
+use support::log::{INPUT, INPUT_AGAIN, REPARTITION, at};
 use support::scanner::*;
 
 const LATEST: Policy =
@@ -33,12 +33,13 @@ fn facts(source: u32) -> Facts {
         committed_first: None,
         logs: vec![log, log],
         topic: INPUT,
+        log_topic: REPARTITION,
         aggregate: AggregateProgress::Fresh,
     }
 }
 
 fn metadata(epoch: u64, mark: Option<i64>, topic: TopicId) -> ScanCommit {
-    ScanCommit { epoch: Epoch(epoch), mark: mark.map(at), topic, resolved: 2 }
+    ScanCommit { epoch: Epoch(epoch), mark: mark.map(at), topic, resolved: 2, log_topic: REPARTITION }
 }
 
 /// A monitor that has run: `source` committed `offset` under epoch 7 with mark 100.
@@ -58,6 +59,15 @@ fn claim(from: u64, lost_to: u64, loss: Option<LossKind>, metadata: ScanCommit) 
 }
 
 // Rule 1: start.
+
+#[test]
+fn rule_11_a_repartition_topic_that_was_made_again_stops_the_scanner() {
+    let present = TopicId([9; 16]);
+    // Its commits went with it: the aggregate looks as if it had never run.
+    let again = Facts { log_topic: present, aggregate: AggregateProgress::Fresh, ..resumed(0, 9) };
+    let stop = DataLoss::OtherLog { source_id: SourceId(0), committed: REPARTITION, present };
+    assert_eq!(decide(&again, LATEST), Decision::Stop(stop));
+}
 
 #[test]
 fn rule_01_the_owner_of_partition_0_resolves_all_starting_positions() {
@@ -348,7 +358,8 @@ fn rule_04_a_commit_says_epoch_mark_and_topic() {
     scanner.crash(0, 7, 60, "u");
     scanner.flush();
     let committable = scanner.scan.take_committable();
-    let expected = ScanCommit { epoch: Epoch(4), mark: Some(at(60)), topic: INPUT, resolved: 1 };
+    let expected =
+        ScanCommit { epoch: Epoch(4), mark: Some(at(60)), topic: INPUT, resolved: 1, log_topic: REPARTITION };
     assert_eq!(committable[0].metadata, expected);
 }
 

@@ -359,7 +359,6 @@ fn a_repartition_topic_made_again_under_a_running_worker_stops_it() {
 
 /// As before, but nobody runs meanwhile.
 #[test]
-#[ignore = "known gap: Kafka deletes a topic's commits with it, and recovery then sees a monitor that never ran"]
 fn a_repartition_topic_that_vanished_between_two_runs_stops_the_monitor() {
     let monitor = that_has_run("topic-vanished");
     monitor.topics().delete_topic(&monitor.repartition_topic());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crashmonitor_core::aggregate::Effect;
 use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, Refused, Transaction, View};
-use crashmonitor_core::ids::{LogOffset, Shard};
+use crashmonitor_core::ids::{LogOffset, Shard, TopicId};
 use crashmonitor_core::recovery::{Facts, Stored};
 use crashmonitor_core::status::{AggregatePartition, HoldReason, Holder};
 use crashmonitor_core::time::Timestamp;
@@ -193,6 +193,7 @@ impl<'a> AggregateLoop<'a> {
         let topic = self.shared.config().repartition_topic().as_str();
         let committed = self.consumer.committed(&partitions, REQUEST_TIMEOUT)?;
         let ends = self.shared.observer.watermarks(topic, &partitions, REQUEST_TIMEOUT)?;
+        let log_topic = self.log_topic()?;
         let mut starts = Vec::new();
         for (committed, ends) in committed.into_iter().zip(&ends) {
             if let Some(code) = committed.error {
@@ -204,7 +205,7 @@ impl<'a> AggregateLoop<'a> {
                 committed,
                 log_start: log_offset(ends.low),
                 log_end: log_offset(ends.high),
-                log_topic: self.shared.log_topic,
+                log_topic,
                 snapshot: self.stored(shard),
             };
             match self.aggregator.decide(shard, facts) {
@@ -224,6 +225,16 @@ impl<'a> AggregateLoop<'a> {
         self.reading.extend(undecided);
         self.retry_pause = RETRY_PAUSE.0;
         Ok(())
+    }
+
+    /// The repartition topic's identity now: it may have been deleted and made again under us.
+    fn log_topic(&self) -> Result<TopicId, kafka::Error> {
+        let topic = self.shared.config().repartition_topic().as_str();
+        let facts = self.shared.observer.describe_topic(topic, REQUEST_TIMEOUT)?;
+        facts.map(|facts| TopicId(facts.topic_id)).ok_or_else(|| kafka::Error::Unexpected {
+            what: format!("describe topic {topic}"),
+            reason: "there is no such topic any more".to_owned(),
+        })
     }
 
     /// What the checkpoint store has for a shard, within its time limit.

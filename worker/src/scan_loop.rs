@@ -314,6 +314,7 @@ impl<'a> ScanLoop<'a> {
             committed_first: of(SourceId(0)),
             logs: logs.to_vec(),
             topic: observed.input_topic,
+            log_topic: self.shared.log_topic,
             aggregate: observed.aggregate,
         };
         Ok(self.unclaimed.iter().map(facts).collect())

@@ -11,7 +11,8 @@
 //!    tell a partition of a monitor that starts from one that was added later.
 //! 2. *After the aggregate* \[11\]. Nothing is claimed before the aggregate group has committed an offset for every
 //!    repartition partition, so that frames never lie before the aggregate's beginning.
-//! 3. *Claim* \[2\]. Every start raises the epoch in a commit of its own before a frame is sent.
+//! 3. *One log* \[11\]. A monitor that has sent frames goes on only with the repartition topic that they went to.
+//! 4. *Claim* \[2\]. Every start raises the epoch in a commit of its own before a frame is sent.
 
 use crate::commit::{self, ScanCommit};
 pub use crate::config::{OnDataLoss, StartingOffsets};
@@ -50,6 +51,8 @@ pub struct Facts {
     pub logs: Vec<LogRange>,
     /// The identity of the input topic.
     pub topic: TopicId,
+    /// The identity of the repartition topic.
+    pub log_topic: TopicId,
     /// What the aggregate group has committed.
     pub aggregate: AggregateProgress,
 }
@@ -142,6 +145,18 @@ pub enum DataLoss {
         /// The log's end.
         end: InputOffset,
     },
+    /// The frames so far went to another repartition topic of the same name.
+    #[error(
+        "partition {source_id}: the frames so far went to repartition topic {committed}, the present one is {present}: the topic was deleted and made again, and the open windows with it; reset the monitor's groups too"
+    )]
+    OtherLog {
+        /// The partition.
+        source_id: SourceId,
+        /// The topic that the commit names.
+        committed: TopicId,
+        /// The topic that is there.
+        present: TopicId,
+    },
     /// Records were lost and `onDataLoss` says `Fail`.
     #[error(
         "partition {source_id}: records from {from} on can't be read any more ({kind:?}); input.onDataLoss is Fail"
@@ -188,7 +203,8 @@ pub fn decide(facts: &Facts, policy: Policy) -> Decision {
 
 fn resolve(facts: &Facts, starting_offsets: StartingOffsets) -> Vec<(SourceId, InputOffset, ScanCommit)> {
     let resolved = u32::try_from(facts.logs.len()).expect("partitions are numbered by an i32");
-    let metadata = ScanCommit { epoch: Epoch(0), mark: None, topic: facts.topic, resolved };
+    let (topic, log_topic) = (facts.topic, facts.log_topic);
+    let metadata = ScanCommit { epoch: Epoch(0), mark: None, topic, resolved, log_topic };
     let position = |log: &LogRange| match starting_offsets {
         StartingOffsets::Latest => log.end,
         StartingOffsets::Earliest => log.start,
@@ -204,6 +220,10 @@ fn resume(
     committed: ScanCommit,
 ) -> Decision {
     let source = facts.source;
+    if committed.log_topic != facts.log_topic {
+        let (committed, present) = (committed.log_topic, facts.log_topic);
+        return Decision::Stop(DataLoss::OtherLog { source_id: source, committed, present });
+    }
     if committed.topic == facts.topic && offset > log.end {
         // There is no offset at which reading on would not skip or repeat.
         return Decision::Stop(DataLoss::LogShrank { source_id: source, committed: offset, end: log.end });

@@ -426,6 +426,7 @@ fn scan_facts(world: &World, source: SourceId) -> start::Facts {
         committed_first: committed(0),
         logs: world.kafka.input.iter().map(range).collect(),
         topic: INPUT_TOPIC,
+        log_topic: LOG_TOPIC,
         aggregate,
     }
 }

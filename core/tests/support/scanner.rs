@@ -10,7 +10,7 @@ use crashmonitor_core::scan::start::Claim;
 use crashmonitor_core::scan::{Committable, Input, Params, Round, Scan, Scanned, View};
 use crashmonitor_core::time::Timestamp;
 
-use super::log::{INPUT, at};
+use super::log::{INPUT, REPARTITION, at};
 
 /// The wall clock at the beginning, in seconds: far enough for any event time of the tests.
 pub const NOW: i64 = 1_000_000;
@@ -37,7 +37,8 @@ pub fn json(time: Timestamp, user: &str, content: &str) -> String {
 
 pub fn claim_of(source: u32, epoch: u64, from: u64) -> Claim {
     let from = InputOffset(from);
-    let metadata = ScanCommit { epoch: Epoch(epoch), mark: None, topic: INPUT, resolved: 1 };
+    let metadata =
+        ScanCommit { epoch: Epoch(epoch), mark: None, topic: INPUT, resolved: 1, log_topic: REPARTITION };
     Claim { source: SourceId(source), from, lost_to: from, metadata, loss: None }
 }
 
