@@ -170,12 +170,21 @@ impl<'a> Monitor<'a> {
         }
     }
 
+    /// Writes records to the input. Should a broker fail meanwhile, some may be there twice, in order: what is right
+    /// is what [`Monitor::recompute`] reads back.
+    #[track_caller]
+    pub fn produce(&self, records: &[NewRecord]) -> Vec<Position> {
+        // A new idempotent producer waits half a second for its number, and tests write often.
+        let settings = [("enable.idempotence", "false"), ("max.in.flight.requests.per.connection", "1")];
+        self.topics().produce_with(self.input(), records, &settings)
+    }
+
     /// Writes values to a partition of the input.
     #[track_caller]
     pub fn write(&self, partition: i32, values: &[String]) -> Vec<Position> {
         let records: Vec<NewRecord> =
             values.iter().map(|value| NewRecord::new(value).to(partition)).collect();
-        self.topics().produce(self.input(), &records)
+        self.produce(&records)
     }
 
     /// Writes values to all partitions of the input in turn.
@@ -184,7 +193,7 @@ impl<'a> Monitor<'a> {
         let turns = (0..self.partitions()).cycle();
         let records: Vec<NewRecord> =
             turns.zip(values).map(|(partition, value)| NewRecord::new(value).to(partition)).collect();
-        self.topics().produce(self.input(), &records)
+        self.produce(&records)
     }
 
     /// Writes a record that is no crash and happened at `time_ms` to every partition of the input.
@@ -192,7 +201,7 @@ impl<'a> Monitor<'a> {
     pub fn advance(&self, time_ms: i64) {
         let value = record(time_ms, "Low", "nobody", "all is well");
         let records: Vec<NewRecord> = (0..self.partitions()).map(|p| NewRecord::new(&value).to(p)).collect();
-        self.topics().produce(self.input(), &records);
+        self.produce(&records);
     }
 
     /// Waits until all windows that end at `time_ms` or earlier are complete.

@@ -152,7 +152,7 @@ fn what_cannot_be_read_is_a_dead_letter_with_reason_and_position_and_stalls_noth
         let record = NewRecord::new(value).to(n % 2);
         records.push(if n % 3 == 0 { record.key(format!("key-{n}")) } else { record });
     }
-    let positions = monitor.topics().produce(monitor.input(), &records);
+    let positions = monitor.produce(&records);
     // Behind them in the same partitions: what is no crash needs neither severity nor user, and what is one counts.
     let harmless =
         crash_with(&[("severity", None), ("user_id", None), ("content", Some(r#""all is well""#))]);
@@ -193,7 +193,7 @@ fn tombstones_and_empty_values_are_counted_and_skipped() {
     let (monitor, workers) = running("empty", 1);
     let empty =
         [NewRecord::tombstone().to(0), NewRecord::new("").to(0), NewRecord::tombstone().key("k").to(0)];
-    monitor.topics().produce(monitor.input(), &empty);
+    monitor.produce(&empty);
     monitor.write(0, &three(T, "ann"));
     await_metric(&workers[0], "crashmonitor_empty_records_total", 3.0);
     assert_eq!(results_through(&monitor, &workers, T + 10_000), [result(T, "ann", 3)]);
@@ -357,11 +357,11 @@ fn a_compacted_topic_is_read_over_its_holes() {
         NewRecord::new(crash(T + n, user)).to(0).key(keyed(n)).timestamp_ms(T + n)
     };
     let log: Vec<NewRecord> = (0..20).map(log_record).collect();
-    monitor.topics().produce(monitor.input(), &log);
+    monitor.produce(&log);
     // A record an hour later begins a new segment: the cleaner leaves the active one alone.
     let roll =
         NewRecord::new(record(T, "Low", "nobody", "fine")).to(0).key("the-same").timestamp_ms(T + 3_600_000);
-    monitor.topics().produce(monitor.input(), &[roll]);
+    monitor.produce(&[roll]);
     until("the cleaner to have made holes", TIMEOUT, || {
         let left = monitor.topics().read_all(monitor.input(), Isolation::ReadCommitted);
         let offsets: Vec<i64> = left.iter().map(|record| record.offset).collect();
@@ -372,7 +372,7 @@ fn a_compacted_topic_is_read_over_its_holes() {
     let workers = monitor.start_workers(1);
     // A compacted topic takes no record without a key.
     let later = NewRecord::new(record(T + 10_000, "Low", "nobody", "fine")).to(0).key("later");
-    monitor.topics().produce(monitor.input(), &[later]);
+    monitor.produce(&[later]);
     monitor.await_closed(&workers, T + 10_000, TIMEOUT);
     Monitor::stop(&workers);
     assert_eq!(monitor.results(), [result(T, "stays", 5)]);

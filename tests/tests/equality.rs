@@ -8,7 +8,7 @@ use crashmonitor_bench::generator::{Expected, Generator, Kind, Options, Tally};
 use crashmonitor_bench::oracle::{Alert, Counts, Mode, Query, compare};
 use crashmonitor_testbed::monitor::Monitor;
 use crashmonitor_testbed::{NewRecord, Record, Worker, shared};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ const PARTITIONS: i32 = 4;
 /// Enough event time that most windows close while records still come.
 const RECORDS: u64 = 24_000;
 
-/// The first half is written at once; the second in so many writes, each of a few seconds of event time. So a part of
-/// the log is read in large steps and a part in small ones, in which late records meet a watermark that has moved.
-const WRITES: u64 = 24;
+/// The first half is there before the workers; the second comes in so many parts while they run, each when event time
+/// has come to the end of the part before. So late records meet a watermark that has moved.
+const PARTS: u64 = 8;
 
 /// `allowedLateness`: the most that the generator's late records are late.
 const LATENESS_MS: u64 = 30_000;
@@ -33,7 +33,7 @@ fn options(seed: u64) -> Options {
         one_in: 8,
         event_rate: 120,
         disorder_ms: 1_500,
-        late_share: 0.05,
+        late_share: 0.2,
         late_by_max_ms: LATENESS_MS,
         too_late_share: 0.01,
         poison_share: 0.02,
@@ -47,8 +47,8 @@ struct Log {
     generator: Generator,
     tally: Tally,
     results: Counts,
-    /// The users of records that are too late.
-    too_late_users: BTreeSet<String>,
+    /// The users of records that are too late, by index.
+    too_late_users: BTreeMap<u64, String>,
     /// The highest event time.
     end_ms: i64,
 }
@@ -57,13 +57,13 @@ impl Log {
     fn new(seed: u64) -> Log {
         let generator = Generator::new(options(seed)).expect("the options make sense");
         let mut expected = Expected::new(&Query::default());
-        let mut too_late_users = BTreeSet::new();
+        let mut too_late_users = BTreeMap::new();
         let mut value = Vec::new();
         for index in 0..RECORDS {
             let meta = generator.record(index, &mut value);
             expected.add(&meta);
             if meta.kind == Kind::TooLate {
-                too_late_users.insert(format!("late_{index}"));
+                too_late_users.insert(index, format!("late_{index}"));
             }
         }
         let end_ms = generator.nominal_time_ms(RECORDS);
@@ -75,15 +75,18 @@ impl Log {
         self.write(monitor, 0..RECORDS / 2);
     }
 
-    /// Writes one of [`WRITES`] parts of the second half.
-    fn write_part(&self, monitor: &Monitor<'_>, part: u64) {
-        let at = |part| RECORDS / 2 + part * (RECORDS / 2 / WRITES);
+    /// Writes one of [`PARTS`] parts of the second half, when the workers have read what is before it.
+    fn write_part(&self, monitor: &Monitor<'_>, workers: &[Worker], part: u64) {
+        let at = |part| RECORDS / 2 + part * (RECORDS / 2 / PARTS);
+        // `maxOutOfOrderness`, disorder, and the distance between partitions.
+        let read_ms = self.generator.nominal_time_ms(at(part)) - 2_000 - 1_500 - 500;
+        monitor.await_watermark(workers, read_ms, TIMEOUT);
         self.write(monitor, at(part)..at(part + 1));
     }
 
     fn write(&self, monitor: &Monitor<'_>, indices: Range<u64>) {
         let records: Vec<NewRecord> = indices.map(|index| self.record(index)).collect();
-        monitor.topics().produce(monitor.input(), &records);
+        monitor.produce(&records);
     }
 
     fn record(&self, index: u64) -> NewRecord {
@@ -123,13 +126,16 @@ fn judge(monitor: &Monitor<'_>, workers: &[Worker], log: &Log) -> Vec<Alert> {
     alerts
 }
 
-/// What came before there was a watermark may have counted; what was dropped is in the late topic exactly once.
+/// What was dropped is in the late topic exactly once: all that was too late in the second half. Of the first half some
+/// may have been read before there was a watermark.
 fn late_records_are_written_once(monitor: &Monitor<'_>, log: &Log) {
     let late = monitor.late();
     let users: BTreeSet<String> = late.iter().map(|record| record.key_text().to_owned()).collect();
     assert_eq!(users.len(), late.len(), "each has a user of its own, so none is there twice");
-    assert!(users.is_subset(&log.too_late_users), "only what was too late was dropped");
-    assert!(late.len() > 50, "only {} of {} were dropped", late.len(), log.tally.too_late);
+    let from = |index: u64| log.too_late_users.range(index..).map(|(_, user)| user.clone()).collect();
+    assert!(users.is_subset(&from(0)), "only what was too late was dropped");
+    let certain: BTreeSet<String> = from(RECORDS / 2);
+    assert!(users.is_superset(&certain), "{:?} are missing", certain.difference(&users));
 }
 
 /// At least once, and a repeat can be told by its headers.
@@ -148,7 +154,7 @@ fn equals_the_recomputation(name: &str, mode: &str, worker_count: usize) -> (Vec
     let monitor = monitor(name, mode);
     log.write_first_half(&monitor);
     let workers = monitor.start_workers(worker_count);
-    (0..WRITES).for_each(|part| log.write_part(&monitor, part));
+    (0..PARTS).for_each(|part| log.write_part(&monitor, &workers, part));
     (judge(&monitor, &workers, &log), log.results.len())
 }
 
@@ -200,12 +206,12 @@ fn workers_that_join_and_leave_change_nothing() {
     let monitor = monitor("scaling", "Final");
     log.write_first_half(&monitor);
     let mut workers = monitor.start_workers(1);
-    for part in 0..WRITES {
-        log.write_part(&monitor, part);
+    for part in 0..PARTS {
+        log.write_part(&monitor, &workers, part);
         match part {
-            2 => workers.push(monitor.start_worker("joins")),
-            8 => workers.push(monitor.start_worker("joins-too")),
-            16 => Monitor::stop(&[workers.remove(0)]),
+            1 => workers.push(monitor.start_worker("joins")),
+            3 => workers.push(monitor.start_worker("joins-too")),
+            5 => Monitor::stop(&[workers.remove(0)]),
             _ => {}
         }
     }
