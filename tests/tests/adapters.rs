@@ -1,8 +1,6 @@
 //! The worker's Kafka adapters against a real broker: what librdkafka is relied upon for, as far as one can see it.
 //!
 //! Responsible for the promises that `worker/src/kafka` makes in its module comments and that no simulator can check.
-// Not compiled until tests/Cargo.toml has crashmonitor-worker among its dev-dependencies.
-#![cfg(false)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crashmonitor_core::config::Config;
