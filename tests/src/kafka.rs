@@ -349,8 +349,11 @@ impl Kafka {
         command.args(["-Xshare:auto", "-Djava.awt.headless=true"]);
         command.args(["-Dorg.slf4j.simpleLogger.showDateTime=true"]);
         command.args(["-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"]);
+        let dir = &self.brokers[broker].dir;
+        // The compression libraries unpack themselves there, and stay where a broker is killed.
+        command.arg(format!("-Djava.io.tmpdir={}", dir.display()));
         command.arg("-cp").arg(libs().join("*"));
-        command.current_dir(&self.brokers[broker].dir);
+        command.current_dir(dir);
         command
     }
 

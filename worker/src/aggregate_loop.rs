@@ -24,7 +24,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 use crate::driver::{LOOP_BOUND, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, aggregate_params, cadence, now};
 use crate::kafka;
 use crate::kafka::batch::{Item, MessageQueue};
-use crate::kafka::client::{Producer, send};
+use crate::kafka::client::{POLL_STEP, Producer, send};
 use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
 use crate::keeper::{Keeper, show_store};
 use crate::metrics::{self, AggregateCounts, Rebalance, Stage};
@@ -382,7 +382,7 @@ impl<'a> AggregateLoop<'a> {
         // librdkafka's own flush waits in steps of 100 ms.
         let deadline = Instant::now() + TRANSACTION_TIMEOUT;
         while producer.in_flight_count() > 0 && Instant::now() < deadline {
-            producer.poll(Duration::from_millis(1));
+            producer.poll(POLL_STEP);
         }
         let deliveries = producer.context().take_deliveries();
         if let Some(code) = deliveries.iter().find_map(|delivery| delivery.outcome.err()) {

@@ -23,7 +23,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 use crate::driver::{LOOP_BOUND, Observed, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, now, scan_params};
 use crate::kafka;
 use crate::kafka::batch::{Item, MessageQueue};
-use crate::kafka::client::{Producer, send};
+use crate::kafka::client::{POLL_STEP, Producer, send};
 use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
 use crate::metrics::{Rebalance, ScanCounts, Stage};
 use crate::run::Error;
@@ -198,7 +198,7 @@ impl<'a> ScanLoop<'a> {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         let mut settled = self.flush(true).is_ok();
         while settled && !self.scan.is_settled() && Instant::now() < deadline {
-            self.producer.poll(Duration::from_millis(1));
+            self.producer.poll(POLL_STEP);
             settled = self.serve_deliveries().is_ok();
         }
         if let Err(StartAgain(reason)) = self.commit() {

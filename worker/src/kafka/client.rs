@@ -171,6 +171,9 @@ impl ProducerContext for ProducerEvents {
 /// delivery reports, `context().take_deliveries()` returns them.
 pub type Producer = BaseProducer<ProducerEvents>;
 
+/// How long one look for acknowledgements waits. Not 1 ms: rdkafka rounds what is left of it down to 0, and spins.
+pub const POLL_STEP: Duration = Duration::from_millis(2);
+
 /// Hands a record to the producer; waits at most `timeout` while its queue is full.
 pub fn send(
     producer: &Producer,
