@@ -215,9 +215,9 @@ fn rule_11_a_commit_beyond_the_logs_end_stops() {
 #[test]
 fn rule_11_a_commit_for_another_topic_stops() {
     let (_, commit) = log();
-    let present = TopicId([9; 16]);
-    let facts = Facts { log_topic: present, ..facts(&commit, Stored::Nothing) };
-    let stop = Decision::Stop(DataLoss::OtherTopic { committed: REPARTITION, present });
+    let committed = TopicId([9; 16]);
+    let facts = facts(&AggregateCommit { log_topic: committed, ..commit }, Stored::Nothing);
+    let stop = Decision::Stop(DataLoss::OtherTopic { committed, present: REPARTITION });
     assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), stop);
 }
 
