@@ -5,7 +5,7 @@
 
 use crate::aggregate::Params;
 use crate::commit::{self, AggregateCommit};
-use crate::ids::{LogOffset, Shard, TopicId};
+use crate::ids::{LogOffset, TopicId};
 use crate::snapshot::{Identity, Snapshot};
 
 /// What is known of a shard at its assignment, all read after the assignment.
@@ -225,9 +225,4 @@ fn usable(
         return Err(WithoutSnapshot::TooOld);
     }
     Ok(snapshot)
-}
-
-/// The key of a shard's snapshot in the checkpoint store.
-pub fn snapshot_key(namespace: &str, name: &str, shard: Shard) -> String {
-    format!("crashmonitor:{namespace}:{name}:{shard}")
 }
