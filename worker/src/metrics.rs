@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crashmonitor_core::record::Malformed;
-use crashmonitor_core::recovery::{Decision, WithoutSnapshot};
+use crashmonitor_core::recovery::WithoutSnapshot;
 use crashmonitor_core::status::HoldReason;
 
 /// The media type of [`Metrics::render`].
@@ -126,17 +126,6 @@ impl Recovery {
             Recovery::Replay(WithoutSnapshot::TooOld) => "replay_snapshot_too_old",
             Recovery::Replay(WithoutSnapshot::Ahead) => "replay_snapshot_ahead",
             Recovery::Stopped => "stopped",
-        }
-    }
-}
-
-impl From<&Decision> for Recovery {
-    fn from(decision: &Decision) -> Recovery {
-        match decision {
-            Decision::FirstStart { .. } => Recovery::FirstStart,
-            Decision::Load { .. } => Recovery::Snapshot,
-            Decision::Replay { reason, .. } => Recovery::Replay(*reason),
-            Decision::Stop(_) => Recovery::Stopped,
         }
     }
 }
