@@ -26,7 +26,7 @@ build: ## Build the worker and the load generator (release)
 
 .PHONY: test
 test: deps lint ## Run everything that a change must pass: format, lints, unit, property and service tests
-	cargo build --workspace --bins
+	cargo build --workspace --all-targets
 	cargo test --workspace
 
 .PHONY: test-unit
@@ -35,7 +35,7 @@ test-unit: ## Run the tests that need no service
 
 .PHONY: test-services
 test-services: deps ## Run the tests against a real Kafka and Redis
-	cargo build --workspace --bins
+	cargo build --workspace --all-targets
 	cargo test -p crashmonitor-testbed
 
 .PHONY: run
