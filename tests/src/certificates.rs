@@ -1,9 +1,10 @@
 //! Certificates for the TLS tests, made anew by openssl at each start.
 //!
-//! Responsible for one authority and one server certificate for 127.0.0.1 and localhost. Must never reuse or keep a
+//! Responsible for one authority and one server certificate for one address of this host and localhost. Must never reuse or keep a
 //! key: the files go with their directory.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,7 +23,7 @@ subjectKeyIdentifier = hash
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
-subjectAltName = IP:127.0.0.1, DNS:localhost
+subjectAltName = IP:HOST, DNS:localhost
 ";
 
 /// PEM files of an authority and of a server that it vouches for.
@@ -39,11 +40,12 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes them in `dir`.
-    pub fn make(dir: &Path) -> Certificates {
+    /// Makes them in `dir`, for a server at `host`.
+    pub fn make(dir: &Path, host: Ipv4Addr) -> Certificates {
         let file = |name: &str| dir.join(name);
         let config = file("openssl.cnf");
-        fs::write(&config, CONFIG).unwrap_or_else(|e| panic!("writing {}: {e}", config.display()));
+        let text = CONFIG.replace("HOST", &host.to_string());
+        fs::write(&config, text).unwrap_or_else(|e| panic!("writing {}: {e}", config.display()));
         let (ca, ca_key) = (file("ca.pem"), file("ca.key"));
         let (certificate, key) = (file("server.pem"), file("server.key"));
         request(&config, "authority", &ca, &ca_key, None);

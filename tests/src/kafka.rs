@@ -1,4 +1,4 @@
-//! A real Kafka: one or several brokers on loopback, each a JVM of its own.
+//! A real Kafka: one or several brokers on this host, each a JVM of its own.
 //!
 //! Responsible for formatting, starting, stopping, killing, pausing and restarting brokers, and for saying when one
 //! is ready: when it answers a metadata request that names all running brokers and, with all of them running, a
@@ -22,6 +22,7 @@ use rdkafka::metadata::Metadata;
 use rustix::process::Signal;
 use std::env;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -76,6 +77,7 @@ pub struct Builder {
     properties: Vec<(String, String)>,
     heap: String,
     full_compiler: bool,
+    host: Ipv4Addr,
 }
 
 impl Builder {
@@ -103,6 +105,13 @@ impl Builder {
     /// Adds a user for all SASL mechanisms.
     pub fn user(mut self, name: &str, password: &str) -> Builder {
         self.users.push((name.to_owned(), password.to_owned()));
+        self
+    }
+
+    /// The address of this host that brokers listen on and clients are sent to; the default is loopback. Pods reach
+    /// only another one.
+    pub fn host(mut self, host: Ipv4Addr) -> Builder {
+        self.host = host;
         self
     }
 
@@ -172,6 +181,7 @@ impl Kafka {
             properties: Vec::new(),
             heap: "512m".to_owned(),
             full_compiler: false,
+            host: Ipv4Addr::LOCALHOST,
         }
     }
 
@@ -287,13 +297,16 @@ impl Kafka {
 
     fn prepare(builder: Builder) -> Kafka {
         let dir = Dir::new("kafka");
-        let certificates =
-            builder.listeners.iter().any(|l| l.has_tls()).then(|| Certificates::make(dir.path()));
+        let certificates = builder
+            .listeners
+            .iter()
+            .any(|l| l.has_tls())
+            .then(|| Certificates::make(dir.path(), builder.host));
         let brokers = (0..builder.brokers)
             .map(|n| {
                 let broker_dir = dir.path().join(format!("broker-{n}"));
                 fs::create_dir(&broker_dir).unwrap_or_else(|e| panic!("{}: {e}", broker_dir.display()));
-                let ports = builder.listeners.iter().map(|l| (*l, Port::reserve())).collect();
+                let ports = builder.listeners.iter().map(|l| (*l, Port::reserve_on(builder.host))).collect();
                 Broker { dir: broker_dir, ports, controller: Port::reserve(), process: Mutex::new(None) }
             })
             .collect();

@@ -8,14 +8,18 @@
 //! Everything here is for tests, so what fails panics with the reason and the end of the service's log.
 
 pub mod certificates;
+pub mod cluster;
 pub mod follow;
 pub mod home;
 mod http;
 pub mod kafka;
+pub mod load;
 pub mod monitor;
+pub mod operator;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod resource;
 pub mod shared;
 pub mod topics;
 pub mod wait;

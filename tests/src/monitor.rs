@@ -66,6 +66,20 @@ impl<'a> Monitor<'a> {
         Monitor { kafka, name, config }
     }
 
+    /// The same as a resource of this namespace in Kubernetes: groups, internal topic and snapshots are named after it.
+    pub fn in_namespace(self, namespace: &str) -> Monitor<'a> {
+        self.set("monitor.namespace", namespace)
+    }
+
+    /// The `spec` of a `CrashMonitor` for it: what the worker reads, without what only the operator knows.
+    pub fn spec(&self) -> Value {
+        let mut spec = self.config.clone();
+        let keys = spec.as_object_mut().expect("a configuration is an object");
+        keys.remove("monitor");
+        keys.remove("worker");
+        spec
+    }
+
     /// Keeps checkpoints in a Redis.
     pub fn redis(self, redis: &Redis) -> Monitor<'a> {
         let url = redis.url();
@@ -90,6 +104,11 @@ impl<'a> Monitor<'a> {
     /// Its name, also that of its topics up to the first dot.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its Kafka is reached.
+    pub fn bootstrap(&self) -> String {
+        self.kafka.bootstrap()
     }
 
     /// Its Kafka's topics.
@@ -119,7 +138,7 @@ impl<'a> Monitor<'a> {
 
     /// The group that reads the input.
     pub fn scan_group(&self) -> String {
-        format!("crashmonitor.test.{}", self.name)
+        format!("crashmonitor.{}.{}", self.text("/monitor/namespace"), self.name)
     }
 
     /// The group that reads the repartition topic.
@@ -284,8 +303,9 @@ impl<'a> Monitor<'a> {
         });
     }
 
+    /// How many partitions the input has.
     #[track_caller]
-    fn partitions(&self) -> i32 {
+    pub fn partitions(&self) -> i32 {
         self.topics().partitions_of(self.input()).expect("the input is there")
     }
 
@@ -305,20 +325,27 @@ impl<'a> Monitor<'a> {
 
     #[track_caller]
     fn await_time(&self, workers: &[Worker], key: &str, time_ms: i64, timeout: Duration) {
-        let shards =
-            self.config.pointer("/repartition/partitions").and_then(Value::as_u64).unwrap_or_default();
         until(&format!("{key} of all shards of {} to be {time_ms}", self.name), timeout, || {
             let statuses: Vec<Value> = workers.iter().filter_map(|worker| worker.try_status().ok()).collect();
-            let owned = statuses.iter().filter_map(|status| status["aggregate"].as_object()).flatten();
-            let reached =
-                owned.filter(|(_, shard)| shard[key].as_i64().is_some_and(|at| at >= time_ms)).count();
-            if reached as u64 >= shards {
-                return Ok(());
-            }
-            let logs: Vec<String> = workers.iter().map(Worker::log_tail).collect();
-            let shown: Vec<String> = statuses.iter().map(Value::to_string).collect();
-            Err(format!("{reached} of {shards} shards\n{}\n{}", shown.join("\n"), logs.join("\n")))
+            self.reached(&statuses, key, time_ms).map_err(|why| {
+                let logs: Vec<String> = workers.iter().map(Worker::log_tail).collect();
+                format!("{why}\n{}", logs.join("\n"))
+            })
         });
+    }
+
+    /// Whether each shard is owned by one of the workers with these statuses and has come to `time_ms` by `key`, such
+    /// as `watermarkMs`; if not, what they say.
+    pub fn reached(&self, statuses: &[Value], key: &str, time_ms: i64) -> Result<(), String> {
+        let shards =
+            self.config.pointer("/repartition/partitions").and_then(Value::as_u64).unwrap_or_default();
+        let owned = statuses.iter().filter_map(|status| status["aggregate"].as_object()).flatten();
+        let reached = owned.filter(|(_, shard)| shard[key].as_i64().is_some_and(|at| at >= time_ms)).count();
+        if reached as u64 >= shards {
+            return Ok(());
+        }
+        let shown: Vec<String> = statuses.iter().map(Value::to_string).collect();
+        Err(format!("{reached} of {shards} shards\n{}", shown.join("\n")))
     }
 
     fn text(&self, pointer: &str) -> &str {

@@ -1,6 +1,6 @@
 //! Ports that stay ours while a service is down.
 //!
-//! Responsible for finding free ports on loopback and for holding each until the [`Port`] is dropped. Must never
+//! Responsible for finding free ports on an address of this host and for holding each until the [`Port`] is dropped. Must never
 //! hand out a port that another process can take before its service binds it.
 //!
 //! The holder is a socket that is bound but does not listen. Linux lets a second socket bind and listen on such a
@@ -11,19 +11,25 @@ use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, sockopt};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-/// A port on 127.0.0.1, held until dropped.
+/// A port on one address of this host, held until dropped.
 #[derive(Debug)]
 pub struct Port {
+    host: Ipv4Addr,
     number: u16,
     _holder: OwnedFd,
 }
 
 impl Port {
-    /// Finds a free port and holds it.
+    /// Finds a free port on loopback and holds it.
     pub fn reserve() -> Port {
+        Port::reserve_on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Finds a free port on `host`, one of this host's addresses, and holds it.
+    pub fn reserve_on(host: Ipv4Addr) -> Port {
         let (number, holder) =
-            try_reserve().unwrap_or_else(|e| panic!("finding a free port on 127.0.0.1: {e}"));
-        Port { number, _holder: holder }
+            try_reserve(host).unwrap_or_else(|e| panic!("finding a free port on {host}: {e}"));
+        Port { host, number, _holder: holder }
     }
 
     /// Its number.
@@ -33,15 +39,15 @@ impl Port {
 
     /// The address with it.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
+        SocketAddr::from((self.host, self.number))
     }
 }
 
-fn try_reserve() -> rustix::io::Result<(u16, OwnedFd)> {
+fn try_reserve(host: Ipv4Addr) -> rustix::io::Result<(u16, OwnedFd)> {
     let flags = rustix::net::SocketFlags::CLOEXEC;
     let holder = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&holder, true)?;
-    bind(&holder, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+    bind(&holder, &SocketAddrV4::new(host, 0))?;
     let bound = SocketAddrV4::try_from(getsockname(&holder)?)?;
     Ok((bound.port(), holder))
 }

@@ -1,4 +1,4 @@
-//! A real Redis on loopback.
+//! A real Redis on this host.
 //!
 //! Responsible for starting it (with a password, TLS or an append-only file where a test needs it), and for
 //! stopping, killing, pausing, restarting and emptying it. Must never persist anything unless asked to.
@@ -9,7 +9,7 @@ use crate::ports::Port;
 use crate::process::Process;
 use crate::wait::try_until;
 use rustix::process::Signal;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
@@ -19,8 +19,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What to start. [`Redis::builder`] gives the defaults: no password, no TLS, nothing persisted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Builder {
+    host: Ipv4Addr,
     password: Option<String>,
     tls: bool,
     persistent: bool,
@@ -28,6 +29,12 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// The address of this host that it listens on; the default is loopback. Pods reach only another one.
+    pub fn host(mut self, host: Ipv4Addr) -> Builder {
+        self.host = host;
+        self
+    }
+
     /// Demands a password (of the default user).
     pub fn password(mut self, password: &str) -> Builder {
         self.password = Some(password.to_owned());
@@ -55,9 +62,9 @@ impl Builder {
     /// Starts it, and waits until it answers.
     pub fn start(self) -> Redis {
         let dir = Dir::new("redis");
-        let certificates = self.tls.then(|| Certificates::make(dir.path()));
-        let redis =
-            Redis { process: Mutex::new(None), builder: self, certificates, port: Port::reserve(), dir };
+        let certificates = self.tls.then(|| Certificates::make(dir.path(), self.host));
+        let port = Port::reserve_on(self.host);
+        let redis = Redis { process: Mutex::new(None), builder: self, certificates, port, dir };
         redis.start_again();
         redis
     }
@@ -77,7 +84,13 @@ pub struct Redis {
 impl Redis {
     /// What to start.
     pub fn builder() -> Builder {
-        Builder::default()
+        Builder {
+            host: Ipv4Addr::LOCALHOST,
+            password: None,
+            tls: false,
+            persistent: false,
+            arguments: Vec::new(),
+        }
     }
 
     /// One with the defaults.
@@ -168,7 +181,8 @@ impl Redis {
 
     fn try_command(&self, command: &[&str]) -> Result<String, String> {
         let mut cli = Command::new("redis-cli");
-        cli.args(["-h", "127.0.0.1", "-p", &self.port.number().to_string(), "-e"]);
+        let host = self.builder.host.to_string();
+        cli.args(["-h", &host, "-p", &self.port.number().to_string(), "-e"]);
         if let Some(certificates) = &self.certificates {
             cli.arg("--tls").arg("--cacert").arg(&certificates.authority);
         }
@@ -187,7 +201,9 @@ impl Redis {
     fn command(&self) -> Command {
         let mut command = Command::new("redis-server");
         let number = self.port.number().to_string();
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly"]);
+        // Other addresses than loopback are refused without a password unless told so: the network here is the test's.
+        command.args(["--bind", &self.builder.host.to_string(), "--protected-mode", "no"]);
+        command.args(["--save", "", "--appendonly"]);
         command.arg(if self.builder.persistent { "yes" } else { "no" });
         match &self.certificates {
             None => command.args(["--port", &number]),

@@ -12,6 +12,7 @@ use crashmonitor_testbed::worker::Finished;
 use crashmonitor_testbed::{Isolation, Kafka, Redis, Worker, shared, until};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::net::TcpStream;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -252,7 +253,7 @@ fn every_way_to_reach_kafka_carries_records_from_end_to_end() {
 #[test]
 fn a_broker_of_an_unknown_authority_is_not_trusted() {
     let dir = Dir::new("strangers");
-    let stranger = Certificates::make(dir.path());
+    let stranger = Certificates::make(dir.path(), Ipv4Addr::LOCALHOST);
     let monitor = over(Security::Ssl, None).set("kafka.tls.caFiles", json!([stranger.authority.to_str()]));
     monitor.create_input(1);
     let worker = monitor.start_worker("0");
@@ -269,7 +270,7 @@ fn redis_takes_tls_and_a_password_and_is_not_needed() {
         }})
     };
     let dir = Dir::new("strangers");
-    let stranger = Certificates::make(dir.path());
+    let stranger = Certificates::make(dir.path(), Ipv4Addr::LOCALHOST);
     let cases = [
         (redis.authority(), PASSWORD, None),
         (stranger.authority.as_path(), PASSWORD, Some("certificate")),

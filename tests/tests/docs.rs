@@ -165,7 +165,7 @@ fn the_worker_accepts_every_example() {
     assert_eq!(examples.len(), 3);
     for example in examples {
         let dir = Dir::new("example");
-        let made = Certificates::make(dir.path());
+        let made = Certificates::make(dir.path(), std::net::Ipv4Addr::LOCALHOST);
         let mut config = example.clone();
         for named in example.split([' ', '[', ']', ',', '\n']).filter(|word| word.starts_with(FILES)) {
             let stand_in = match named.rsplit('/').next() {

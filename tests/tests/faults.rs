@@ -5,16 +5,11 @@
 //! everything in the input. Tests run one at a time, for they load the machine.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use crashmonitor_bench::generator::{Generator, Options};
-use crashmonitor_bench::kafka::{Compression, Config, Producer};
-use crashmonitor_bench::load::{self, Pace};
-use crashmonitor_bench::oracle::Query;
-use crashmonitor_testbed::monitor::{Monitor, now_ms};
+use crashmonitor_testbed::load::Load;
+use crashmonitor_testbed::monitor::Monitor;
 use crashmonitor_testbed::{Kafka, Redis, Worker, shared, until, until_true};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -23,9 +18,6 @@ const READY: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::from_secs(40);
 
 const PARTITIONS: i32 = 4;
-/// Records a second. Event time runs several times faster than the clock, so that many windows close.
-const RATE: u64 = 5_000;
-const EVENT_RATE: u64 = 800;
 
 /// One test at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -33,83 +25,13 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The generator, writing until it is told to end.
-struct Load {
-    stop: Arc<AtomicBool>,
-    records: Arc<AtomicU64>,
-    thread: JoinHandle<i64>,
-}
-
-impl Load {
-    fn start(kafka: &Kafka, monitor: &Monitor<'_>) -> Load {
-        let (stop, records) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let producer = producer(kafka, monitor);
-        let thread = thread::spawn({
-            let (stop, records) = (Arc::clone(&stop), Arc::clone(&records));
-            move || generate(producer, &stop, &records)
-        });
-        Load { stop, records, thread }
-    }
-
-    /// Waits until so many seconds' worth of further records is written.
-    #[track_caller]
-    fn await_seconds(&self, seconds: u64) {
-        let target = self.records.load(Ordering::Relaxed) + seconds * RATE;
-        until("further records to be written", TIMEOUT + Duration::from_secs(seconds), || {
-            assert!(!self.thread.is_finished(), "the generator failed");
-            let records = self.records.load(Ordering::Relaxed);
-            if records >= target { Ok(()) } else { Err(format!("{records} of {target}")) }
-        });
-    }
-
-    /// Ends it, and gives the event time of its last record.
-    fn finish(self) -> i64 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
-fn producer(kafka: &Kafka, monitor: &Monitor<'_>) -> Producer {
-    Producer::open(Config {
-        brokers: kafka.bootstrap(),
-        topic: monitor.input().to_owned(),
-        partitions: None,
-        create_partitions: None,
-        compression: Compression::None,
-        batch_bytes: 16 * 1024,
-        delivery_timeout: TIMEOUT,
-    })
-    .unwrap()
-}
-
-fn generate(mut producer: Producer, stop: &AtomicBool, records: &AtomicU64) -> i64 {
-    let options = Options {
-        users: 50,
-        one_in: 20,
-        // In the past, and it stays there: the clock must not hold the watermark back.
-        start_ms: now_ms() - 3_600_000,
-        event_rate: EVENT_RATE,
-        partitions: PARTITIONS as u32,
-        disorder_ms: 1_000,
-        late_share: 0.02,
-        late_by_max_ms: 20_000,
-        ..Options::default()
-    };
-    let generator = Generator::new(options).unwrap();
-    let pace = Pace { rate: RATE, ..Pace::default() };
-    let progress = |progress: load::Progress| records.store(progress.records, Ordering::Relaxed);
-    let (summary, _) =
-        load::run(&generator, &Query::default(), &pace, &mut producer, stop, progress).unwrap();
-    summary.last_event_ms
-}
-
 /// A monitor with two workers that share its partitions and have written results, and load that goes on.
-fn under_load<'a>(kafka: &'a Kafka, monitor: &Monitor<'a>) -> (Vec<Worker>, Load) {
+fn under_load(monitor: &Monitor<'_>) -> (Vec<Worker>, Load) {
     monitor.create_input(PARTITIONS);
     let workers = monitor.start_workers(2);
     // Whoever comes first owns everything for a while: what a test does must not meet that hand-over.
     workers.iter().for_each(await_half);
-    let load = Load::start(kafka, monitor);
+    let load = Load::start(monitor);
     await_more_results(&workers);
     (workers, load)
 }
@@ -174,7 +96,7 @@ fn a_killed_worker_that_comes_back_goes_on_from_its_snapshots() {
     let redis = Redis::start();
     // Whoever comes back within the session is the member that it was.
     let monitor = Monitor::new(shared::kafka(), "killed").redis(&redis).set("worker.sessionTimeout", "120s");
-    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    let (mut workers, load) = under_load(&monitor);
     let snapshots = || redis.keys().len();
     until_true("a snapshot of every shard", TIMEOUT, || snapshots() == 4);
     let kept = workers[1].metric("crashmonitor_rebalances_total");
@@ -195,7 +117,7 @@ fn a_killed_worker_that_stays_away_is_replaced_after_its_session() {
     let _alone = alone();
     let monitor =
         Monitor::new(shared::kafka(), "gone").set("worker.sessionTimeout", "3s").set("output.mode", "Final");
-    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    let (mut workers, load) = under_load(&monitor);
     workers.remove(0).kill9();
     await_owned(&workers[0], 4, 4, TIMEOUT);
     load.await_seconds(3);
@@ -210,7 +132,7 @@ fn without_snapshots_recovery_replays_the_log() {
         .redis(&redis)
         .set("worker.sessionTimeout", "120s")
         .set("output.mode", "Final");
-    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    let (mut workers, load) = under_load(&monitor);
     redis.flushall();
     await_more_results(&workers);
     workers[0].kill9();
@@ -228,8 +150,9 @@ fn without_snapshots_recovery_replays_the_log() {
 fn counting_goes_on_while_redis_is_away_for_a_minute() {
     let _alone = alone();
     let redis = Redis::start();
-    let monitor = Monitor::new(shared::kafka(), "no-redis").redis(&redis).set("worker.sessionTimeout", "120s");
-    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    let monitor =
+        Monitor::new(shared::kafka(), "no-redis").redis(&redis).set("worker.sessionTimeout", "120s");
+    let (mut workers, load) = under_load(&monitor);
     let reachable = |worker: &Worker| worker.status()["checkpointStore"]["reachable"].as_bool();
     until_true("Redis to be seen", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(true)));
 
@@ -260,7 +183,7 @@ fn a_broker_that_restarts_costs_nothing() {
     // The broker may be away for long on a slow machine, and this is not about sessions.
     let monitor =
         Monitor::new(&kafka, "broker").set("worker.sessionTimeout", "120s").set("output.mode", "Final");
-    let (workers, load) = under_load(&kafka, &monitor);
+    let (workers, load) = under_load(&monitor);
     let reachable = |worker: &Worker| worker.status()["kafka"]["reachable"].as_bool();
 
     kafka.kill_broker(0);
@@ -282,7 +205,7 @@ fn a_broker_that_restarts_costs_nothing() {
 fn a_worker_that_wakes_from_the_dead_does_no_harm() {
     let _alone = alone();
     let monitor = Monitor::new(shared::kafka(), "zombie").set("worker.sessionTimeout", "3s");
-    let (workers, load) = under_load(shared::kafka(), &monitor);
+    let (workers, load) = under_load(&monitor);
     workers[0].sigstop();
     await_owned(&workers[1], 4, 4, TIMEOUT);
     await_more_results(&workers[1..]);
@@ -300,7 +223,7 @@ fn sigterm_hands_over_at_once() {
     let monitor = Monitor::new(shared::kafka(), "scaled")
         .set("worker.sessionTimeout", "120s")
         .set("output.mode", "Final");
-    let (mut workers, load) = under_load(shared::kafka(), &monitor);
+    let (mut workers, load) = under_load(&monitor);
     for _ in 0..2 {
         // Exit code 0, or this panics.
         workers[0].stop(AT_ONCE);
@@ -326,7 +249,7 @@ fn others_take_over_when_all_workers_are_killed() {
     let redis = Redis::start();
     let monitor =
         Monitor::new(shared::kafka(), "all-killed").redis(&redis).set("worker.sessionTimeout", "3s");
-    let (workers, load) = under_load(shared::kafka(), &monitor);
+    let (workers, load) = under_load(&monitor);
     workers.iter().for_each(Worker::kill9);
     drop(workers);
     load.await_seconds(2);
