@@ -10,6 +10,8 @@ export CRASHMONITOR_CACHE ?= $(HOME)/.cache/crashmonitor
 export CARGO_TARGET_DIR ?= $(CRASHMONITOR_CACHE)/target
 TOOLS := $(CRASHMONITOR_CACHE)/tools
 CARGO_DENY_VERSION := 0.20.2
+# What the images hold: release, or dev for tests.
+PROFILE ?= release
 
 .PHONY: help
 help: ## List the targets
@@ -50,6 +52,24 @@ bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECO
 	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
 	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: images
+images: ## Build the container images from this machine's binaries (PROFILE=dev: sooner, for tests)
+	@scripts/install-deps
+	cargo build --profile $(PROFILE) -p crashmonitor-worker $(if $(wildcard operator),-p crashmonitor-operator)
+	@scripts/images $(PROFILE)
+
+.PHONY: cluster
+cluster: images ## Bring up a Kubernetes cluster with kind, with our images in it (PROFILE=dev, as for images)
+	@scripts/cluster up
+
+.PHONY: demo-images
+demo-images: deps images ## Build Kafka and Redis images for the demo, where none can be pulled
+	@scripts/demo-images
+
+.PHONY: cluster-down
+cluster-down: ## Remove the cluster, and the Docker engine if `make cluster` started it
+	@scripts/cluster down
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -1,0 +1,44 @@
+# kubectl, helm and kind: used from the path where they are there, else built from their Go modules into the cache, each
+# in a directory of its version, with a link in tools/bin. Sourced after common.sh.
+# shellcheck shell=bash disable=SC2154 # common.sh sets them
+
+tools_bin=$cache/tools/bin
+
+# use_tools NAME...: makes each of them callable.
+use_tools() {
+    local name
+    for name in "$@"; do
+        case $name in
+        kubectl) use_tool kubectl k8s.io/kubernetes k8s.io/kubernetes/cmd/kubectl "about 4 minutes" ;;
+        helm) use_tool helm helm.sh/helm/v3 helm.sh/helm/v3/cmd/helm "about 3 minutes" ;;
+        kind) use_tool kind sigs.k8s.io/kind sigs.k8s.io/kind "some seconds" ;;
+        *) die "no tool is called $name" ;;
+        esac
+    done
+}
+
+# use_tool NAME MODULE PACKAGE HOW_LONG
+use_tool() {
+    case ":$PATH:" in *":$tools_bin:"*) ;; *) export PATH=$PATH:$tools_bin ;; esac
+    has "$1" && return
+    local version target work
+    version=$(module_version "$2")
+    target=$cache/tools/$1-$version
+    if ! [ -x "$target/$1" ]; then
+        say "building $1 $version ($4 the first time)"
+        mkdir -p "$cache/tools"
+        work=$(mktemp -d "$cache/tools/.$1-XXXXXX")
+        "$root/tests/kind-node/go-build" "$work" "$3"
+        # Somebody else may have finished first: their result is as good as ours.
+        mv --no-target-directory "$work" "$target" 2>/dev/null || rm -rf "$work"
+    fi
+    mkdir -p "$tools_bin"
+    ln -sfn "../$1-$version/$1" "$tools_bin/$1"
+}
+
+# load_image IMAGE: gives it to every node of the cluster that doesn't have it yet, if the cluster is up.
+load_image() {
+    kind get clusters 2>/dev/null | grep -qx "$cluster" || return 0
+    say "loading $1"
+    kind load docker-image --quiet --name "$cluster" "$1"
+}
