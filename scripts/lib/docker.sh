@@ -14,6 +14,10 @@ engine_cgroup=crashmonitor-docker
 engine_subnet=172.29.77.0/24 # of the network `kind`
 engine_gateway=172.29.77.1
 
+# What Docker, a node's kubelet and start_engine change for the whole machine.
+engine_sysctls=(net.ipv4.ip_forward vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops
+    kernel.keys.root_maxkeys kernel.keys.root_maxbytes fs.inotify.max_user_instances)
+
 # alone: waits until no other script makes or removes an engine, a cluster or an image here.
 alone() {
     mkdir -p "$cache"
@@ -54,7 +58,9 @@ start_engine() {
 
     say "starting Docker (log: $engine_log)"
     mkdir -p "$engine_run" "$engine_data"
-    cat /proc/sys/net/ipv4/ip_forward >"$engine_run/ip_forward.before"
+    sysctl "${engine_sysctls[@]}" >"$engine_run/sysctls.before"
+    # Each node uses about 15 of them, and one for each log that is followed; they count for all nodes together.
+    [ "$(sysctl -n fs.inotify.max_user_instances)" -ge 512 ] || sysctl --quiet --write fs.inotify.max_user_instances=512
     local options=()
     if ! has_cap_sys_resource; then
         options+=(--add-runtime "nosysres=$root/scripts/lib/runc-nosysres" --default-runtime nosysres)
@@ -131,7 +137,7 @@ stop_engine() {
     ip link delete "$engine_bridge" 2>/dev/null || true
     nft delete table ip "$engine_table" 2>/dev/null || true
     find /sys/fs/cgroup -depth -type d -path "*/$engine_cgroup*" -exec rmdir {} + 2>/dev/null || true
-    if [ -f "$engine_run/ip_forward.before" ]; then cat "$engine_run/ip_forward.before" >/proc/sys/net/ipv4/ip_forward; fi
+    if [ -f "$engine_run/sysctls.before" ]; then sysctl --quiet --load="$engine_run/sysctls.before"; fi
     rm -rf "$engine_run"
 }
 
