@@ -61,6 +61,7 @@ start_engine() {
     sysctl "${engine_sysctls[@]}" >"$engine_run/sysctls.before"
     # Each node uses about 15 of them, and one for each log that is followed; they count for all nodes together.
     [ "$(sysctl -n fs.inotify.max_user_instances)" -ge 512 ] || sysctl --quiet --write fs.inotify.max_user_instances=512
+    give_processor_time
     local options=()
     if ! has_cap_sys_resource; then
         options+=(--add-runtime "nosysres=$root/scripts/lib/runc-nosysres" --default-runtime nosysres)
@@ -81,6 +82,19 @@ start_engine() {
         sleep 0.2
     done
     make_network
+}
+
+# The kernel weighs a whole group against each single process outside of it. All nodes together count as much as eight
+# processes: with the weight of one, a compiler beside them is enough for the API server to miss its own deadlines.
+give_processor_time() {
+    if [ -d /sys/fs/cgroup/cpu ]; then
+        mkdir -p "/sys/fs/cgroup/cpu/$engine_cgroup"
+        echo 8192 >"/sys/fs/cgroup/cpu/$engine_cgroup/cpu.shares"
+    elif [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+        mkdir -p "/sys/fs/cgroup/$engine_cgroup"
+        # Absent where the root group hands out no processor time.
+        { echo 800 >"/sys/fs/cgroup/$engine_cgroup/cpu.weight"; } 2>/dev/null || true
+    fi
 }
 
 # Bit 24 of the bounding set. Docker gives a privileged container every capability, and fails if one can't be given.
