@@ -19,7 +19,7 @@ import_tree() {
     shift 2
     local tar=(tar --create --directory "$tree" --sort=name --mtime=@0 --numeric-owner --owner=0 --group=0 .)
     hash=$({ printf '%s\n' "$@"; "${tar[@]}"; } | sha256sum | cut -c 1-16)
-    if [ "$(docker image inspect --format '{{index .Config.Labels "files"}}' "$image" 2>/dev/null)" = "$hash" ]; then return; fi
-    for change in "$@" "LABEL files=$hash"; do changes+=(--change "$change"); done
+    if [ "$(docker image inspect --format '{{index .Config.Labels "crashmonitor.files"}}' "$image" 2>/dev/null)" = "$hash" ]; then return; fi
+    for change in "$@" "LABEL crashmonitor.files=$hash"; do changes+=(--change "$change"); done
     "${tar[@]}" | docker import "${changes[@]}" - "$image" >/dev/null
 }

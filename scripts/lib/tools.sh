@@ -36,9 +36,23 @@ use_tool() {
     ln -sfn "../$1-$version/$1" "$tools_bin/$1"
 }
 
-# load_image IMAGE: gives it to every node of the cluster that doesn't have it yet, if the cluster is up.
+# cluster_is_there: whether kind knows of the cluster, whatever state it is in.
+cluster_is_there() { kind get clusters 2>/dev/null | grep -x "$cluster" >/dev/null; }
+
+# load_image IMAGE: gives it to each worker node that doesn't have it, if there is a cluster. A label on the node's image
+# says which it is: asking for that through kind takes crictl, which our node image lacks.
 load_image() {
-    kind get clusters 2>/dev/null | grep -qx "$cluster" || return 0
+    cluster_is_there || return 0
+    local id node missing=()
+    id=$(docker image inspect --format '{{.Id}}' "$1")
+    for node in $(kind get nodes --name "$cluster" | grep -v -- -control-plane); do
+        docker exec "$node" ctr --namespace k8s.io images ls "name==docker.io/$1" | grep "docker-id=$id" >/dev/null ||
+            missing+=("$node")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
     say "loading $1"
-    kind load docker-image --quiet --name "$cluster" "$1"
+    kind load docker-image --quiet --name "$cluster" --nodes "$(IFS=,; echo "${missing[*]}")" "$1"
+    for node in "${missing[@]}"; do
+        docker exec "$node" ctr --namespace k8s.io images label "docker.io/$1" "docker-id=$id" >/dev/null
+    done
 }
