@@ -12,6 +12,7 @@ use std::time::Duration;
 
 pub use crate::record::Rule;
 pub use raw::{Mechanism, OnDataLoss, OutputMode, StartingOffsets};
+pub use validate::{OWNED_PREFIXES, OWNED_SETTINGS};
 
 pub mod duration;
 pub mod raw;

@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What the worker sets itself, and the key of ours (if any) by which a person can change it.
-const OWNED_SETTINGS: [(&str, &str); 22] = [
+pub const OWNED_SETTINGS: [(&str, &str); 22] = [
     ("acks", ""),
     ("auto.offset.reset", "input.startingOffsets"),
     ("bootstrap.servers", "kafka.bootstrapServers"),
@@ -46,7 +46,7 @@ const OWNED_SETTINGS: [(&str, &str); 22] = [
 ];
 
 /// Families of settings that the worker sets itself.
-const OWNED_PREFIXES: [(&str, &str); 3] =
+pub const OWNED_PREFIXES: [(&str, &str); 3] =
     [("security.", "kafka.tls"), ("sasl.", "kafka.authentication"), ("ssl.", "kafka.tls")];
 
 fn refuse<T>(path: &str, reason: impl Into<String>) -> Result<T, Error> {

@@ -1,0 +1,209 @@
+//! What is watched, and what a change of it concerns.
+//!
+//! Responsible for one watch for each kind of object, restricted to what the operator made, and for keeping of each no
+//! more than is looked at. Must never list what does not belong to a monitor.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::Config;
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::watcher::{self, watcher};
+use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use super::{Common, Context, after_failure, reconcile, set_name};
+use crate::api::CrashMonitor;
+use crate::manifests::{INSTANCE, MANAGED_BY, OPERATOR};
+
+/// Reconciles that may run at the same time; each waits mostly for workers.
+const CONCURRENCY: u16 = 16;
+
+/// How long a reconcile waits for the watches before it gives its place to another.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known without asking.
+pub(super) struct Stores {
+    pub(super) monitors: Store<CrashMonitor>,
+    pub(super) stateful_sets: Store<StatefulSet>,
+    pub(super) pods: Store<Pod>,
+    pub(super) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
+    pub(super) config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    pub(super) services: Store<PartialObjectMeta<Service>>,
+    pub(super) network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
+    pub(super) disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+}
+
+impl Stores {
+    /// Waits until every watch has brought all that there is. Before that, what is missing may be there.
+    pub(super) async fn ready(&self) -> bool {
+        let all = async {
+            self.monitors.wait_until_ready().await?;
+            self.stateful_sets.wait_until_ready().await?;
+            self.pods.wait_until_ready().await?;
+            self.service_accounts.wait_until_ready().await?;
+            self.config_maps.wait_until_ready().await?;
+            self.services.wait_until_ready().await?;
+            self.network_policies.wait_until_ready().await?;
+            self.disruption_budgets.wait_until_ready().await
+        };
+        matches!(tokio::time::timeout(READY_TIMEOUT, all).await, Ok(Ok(())))
+    }
+
+    /// The set of workers of a resource.
+    pub(super) fn stateful_set(&self, resource: &CrashMonitor) -> Option<Arc<StatefulSet>> {
+        let namespace = resource.namespace().unwrap_or_default();
+        let found = self.stateful_sets.get(&ObjectRef::new(&set_name(resource)).within(&namespace));
+        found.filter(|set| is_owned_by(&**set, resource))
+    }
+
+    /// The pods of a resource's set of workers.
+    pub(super) fn pods(&self, resource: &CrashMonitor) -> Vec<Arc<Pod>> {
+        let (name, namespace) = (set_name(resource), resource.namespace());
+        let is_worker = |pod: &Pod| {
+            let owners = pod.owner_references();
+            pod.namespace() == namespace
+                && owners.iter().any(|owner| owner.kind == "StatefulSet" && owner.name == name)
+        };
+        self.pods.state_filter(is_worker)
+    }
+
+    /// The names of a resource's ConfigMaps.
+    pub(super) fn config_maps(&self, resource: &CrashMonitor) -> Vec<String> {
+        let owned = self.config_maps.state_filter(|map| is_owned_by(map, resource));
+        owned.iter().map(|map| map.name_any()).collect()
+    }
+}
+
+fn is_owned_by(object: &impl Resource, resource: &CrashMonitor) -> bool {
+    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
+    owners.iter().any(|owner| Some(&owner.uid) == resource.metadata.uid.as_ref())
+}
+
+/// Watches and reconciles one namespace, or all, until `shutdown`.
+pub async fn run(
+    common: Common,
+    namespace: Option<&str>,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let scope = Scope { client: common.client.clone(), namespace: namespace.map(ToString::to_string) };
+    let (monitors, writer) = store();
+    let resources = watcher(scope.api::<CrashMonitor>(), watcher::Config::default())
+        .default_backoff()
+        .modify(|resource| resource.managed_fields_mut().clear())
+        .reflect(writer)
+        .applied_objects()
+        // Our own writes of the status are no reason to look again.
+        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
+    let controller = Controller::for_stream(resources, monitors.clone());
+    let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
+    let controller = controller.graceful_shutdown_on(shutdown);
+    let (stateful_sets, sets) = scope.watch(|set: &mut StatefulSet| set.managed_fields_mut().clear());
+    let (pods, pod_changes) = scope.watch(trim_pod);
+    let (service_accounts, a) = scope.watch_metadata();
+    let (config_maps, b) = scope.watch_metadata();
+    let (services, c) = scope.watch_metadata();
+    let (network_policies, d) = scope.watch_metadata();
+    let (disruption_budgets, e) = scope.watch_metadata();
+    let controller = controller
+        .owns_stream(sets)
+        .watches_stream(pod_changes, monitor_of)
+        .watches_stream(a, owner_of)
+        .watches_stream(b, owner_of)
+        .watches_stream(c, owner_of)
+        .watches_stream(d, owner_of)
+        .watches_stream(e, owner_of);
+    let stores = Stores {
+        monitors,
+        stateful_sets,
+        pods,
+        service_accounts,
+        config_maps,
+        services,
+        network_policies,
+        disruption_budgets,
+    };
+    let context = Arc::new(Context::new(&common, namespace.unwrap_or("*"), stores));
+    controller.run(reconcile, after_failure, context).for_each(|_| std::future::ready(())).await;
+}
+
+/// Where to watch.
+struct Scope {
+    client: Client,
+    namespace: Option<String>,
+}
+
+impl Scope {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// Watches what the operator made of a kind; `trim` removes what nobody looks at.
+    fn watch<K, F>(
+        &self,
+        trim: F,
+    ) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K, F>)
+    where
+        F: FnMut(&mut K) + Send + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let config = watcher::Config::default().labels(&format!("{MANAGED_BY}={OPERATOR}"));
+        let (reader, writer) = store();
+        let changes = watcher(self.api::<K>(), config).default_backoff().modify(trim);
+        (reader, changes.reflect(writer).touched_objects())
+    }
+
+    /// The same, without anything but the metadata.
+    fn watch_metadata<K>(
+        &self,
+    ) -> (
+        Store<PartialObjectMeta<K>>,
+        impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static + use<K>,
+    )
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
+    {
+        self.watch(|object: &mut PartialObjectMeta<K>| object.managed_fields_mut().clear())
+    }
+}
+
+/// Keeps of a pod what status and rollout look at.
+fn trim_pod(pod: &mut Pod) {
+    pod.managed_fields_mut().clear();
+    if let Some(spec) = pod.spec.take() {
+        pod.spec = Some(PodSpec { volumes: spec.volumes, ..PodSpec::default() });
+    }
+}
+
+fn monitor_of(pod: Pod) -> Option<ObjectRef<CrashMonitor>> {
+    let name = pod.labels().get(INSTANCE)?;
+    Some(ObjectRef::new(name).within(&pod.namespace()?))
+}
+
+fn owner_of(object: impl Resource) -> Option<ObjectRef<CrashMonitor>> {
+    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner.kind == "CrashMonitor")?;
+    Some(ObjectRef::new(&owner.name).within(object.meta().namespace.as_deref()?))
+}

@@ -1,0 +1,62 @@
+//! The command line of the operator.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use crashmonitor_operator::api::schema;
+use crashmonitor_operator::run::{self, Options};
+
+#[derive(Parser)]
+#[command(
+    name = "crashmonitor-operator",
+    version,
+    about = "Runs a set of workers for each CrashMonitor resource"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log lines as JSON objects.
+    #[arg(long, global = true, env = "CRASHMONITOR_LOG_JSON")]
+    log_json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until told to end.
+    Run(Options),
+    /// Print the custom resource definition, or bring it to the cluster.
+    Crds {
+        /// Apply it instead, and wait until the API server serves it.
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Ask a URL once; for tests from inside a cluster, where there is no other client.
+    Check {
+        /// `http://host:port/path`
+        #[arg(long)]
+        url: String,
+    },
+}
+
+// One thread: the operator waits for the network and for nothing else.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run::init_logging(cli.log_json);
+    let outcome = match cli.command {
+        Command::Run(options) => run::run(options).await,
+        Command::Crds { apply: true } => run::apply_crds().await,
+        Command::Crds { apply: false } => {
+            print!("{}", schema::crd_yaml());
+            Ok(())
+        }
+        Command::Check { url } => run::check(&url).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("crashmonitor-operator: {}", format!("{error:#}").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
