@@ -15,6 +15,8 @@
 //! There is one way back \[7\]: a transaction that was aborted, or whose outcome is unknown, or a rebalance that takes a
 //! shard, throws its state away, and recovery runs as after a crash. No partial rewind exists.
 
+pub mod drive;
+
 use std::collections::BTreeMap;
 
 use crate::aggregate::{Effect, Hold, LateEvent, Mode, Outcome, Params, Partition};

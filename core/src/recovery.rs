@@ -9,13 +9,19 @@ use crate::ids::{LogOffset, TopicId};
 use crate::snapshot::{Identity, Snapshot};
 
 /// What is known of a shard at its assignment, all read after the assignment.
+///
+/// It can't be read at one moment: a worker may be stopped between two answers, and go on when somebody else has counted
+/// on. So the log is looked at before and after the commit, and each fact is taken from the side on which it can't make a
+/// sound shard look damaged.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Facts {
     /// The offset and the metadata that the aggregate group has committed, stable (no transaction is open over it).
     pub committed: Option<(LogOffset, String)>,
-    /// The log's first offset.
+    /// The log's first offset, read before `committed`: later it may have been purged up to a later commit.
     pub log_start: LogOffset,
-    /// The offset after the log's last.
+    /// The offset after the log's last, read before `committed`: without a commit, nothing was written until then.
+    pub log_end_before: LogOffset,
+    /// The offset after the log's last, read after `committed`, which can't lie beyond it.
     pub log_end: LogOffset,
     /// The repartition topic's identity.
     pub log_topic: TopicId,
@@ -164,10 +170,10 @@ pub fn decide(facts: Facts, identity: &Identity, params: &Params) -> Decision {
         return Decision::Stop(DataLoss::OtherTopic { committed, present });
     }
     let Some((until, metadata)) = facts.committed else {
-        return if facts.log_start == facts.log_end && facts.log_end == LogOffset(0) {
-            Decision::FirstStart { at: facts.log_start }
+        return if facts.log_end_before == LogOffset(0) {
+            Decision::FirstStart { at: LogOffset(0) }
         } else {
-            Decision::Stop(DataLoss::CommitMissing { log_end: facts.log_end })
+            Decision::Stop(DataLoss::CommitMissing { log_end: facts.log_end_before })
         };
     };
     let commit = match AggregateCommit::decode(&metadata) {

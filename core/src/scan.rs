@@ -29,6 +29,7 @@
 //!
 //! [saturated]: Scan::is_saturated
 
+pub mod drive;
 pub mod start;
 
 use std::collections::{BTreeMap, VecDeque};

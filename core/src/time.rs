@@ -12,6 +12,15 @@ use jiff::{SignedDuration, civil};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(i64);
 
+/// The present, as a loop hands it to whoever decides: both clocks at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clock {
+    /// The wall clock, which may be wrong, and may be set.
+    pub wall: Timestamp,
+    /// Milliseconds since some instant in the process's life; never goes back. For pauses and intervals.
+    pub steady_ms: i64,
+}
+
 impl Timestamp {
     /// The first instant that a record may carry: 1970-01-01T00:00:00.000Z.
     pub const EPOCH: Timestamp = Timestamp(0);

@@ -352,7 +352,8 @@ impl<'a> Worker<'a> {
             },
         };
         let (committed, log_start) = (self.committed.clone(), self.log_start);
-        let facts = Facts { committed, log_start, log_end, log_topic: REPARTITION, snapshot };
+        let log_end_before = log_end;
+        let facts = Facts { committed, log_start, log_end_before, log_end, log_topic: REPARTITION, snapshot };
         self.reads = usize::try_from(self.aggregator.decide(SHARD, facts).unwrap().read_from.0).unwrap();
         assert!(self.reads as u64 >= self.log_start.0, "it was purged");
     }

@@ -33,6 +33,7 @@ fn facts(commit: &AggregateCommit, snapshot: Stored) -> Facts {
     Facts {
         committed: Some((LogOffset(6), commit.encode())),
         log_start: commit.o_low,
+        log_end_before: LogOffset(7),
         log_end: LogOffset(7),
         log_topic: REPARTITION,
         snapshot,
@@ -182,6 +183,7 @@ fn rule_11_an_empty_log_without_a_commit_is_a_first_start() {
     let facts = Facts {
         committed: None,
         log_start: LogOffset(0),
+        log_end_before: LogOffset(0),
         log_end: LogOffset(0),
         log_topic: REPARTITION,
         snapshot: Stored::Nothing,
@@ -190,12 +192,21 @@ fn rule_11_an_empty_log_without_a_commit_is_a_first_start() {
 }
 
 #[test]
+fn rule_11_a_first_start_that_somebody_else_finished_meanwhile_is_no_loss() {
+    let (_, commit) = log();
+    // Stopped between the answers: when it asked for the commit there was none, when it asked for the end there was a log.
+    let facts = Facts { committed: None, log_end_before: LogOffset(0), ..facts(&commit, Stored::Nothing) };
+    let decision = decide(facts, &identity(), &params(Mode::Updates));
+    assert_eq!(decision, Decision::FirstStart { at: LogOffset(0) }, "the group refuses what it writes");
+}
+
+#[test]
 fn rule_11_a_missing_commit_with_a_log_that_was_written_stops() {
     let (log, commit) = log();
     for (start, end) in [(0, 7), (7, 7)] {
         let mut facts = facts(&commit, stored(snapshot_at(&log, 4)));
         facts.committed = None;
-        (facts.log_start, facts.log_end) = (LogOffset(start), LogOffset(end));
+        (facts.log_start, facts.log_end_before) = (LogOffset(start), LogOffset(end));
         let stop = Decision::Stop(DataLoss::CommitMissing { log_end: LogOffset(7) });
         assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), stop);
     }
@@ -251,6 +262,7 @@ fn first_start() -> Aggregator {
     let facts = Facts {
         committed: None,
         log_start: LogOffset(0),
+        log_end_before: LogOffset(0),
         log_end: LogOffset(0),
         log_topic: REPARTITION,
         snapshot: Stored::Nothing,
@@ -353,6 +365,7 @@ fn rule_07_an_aborted_transaction_throws_all_state_away() {
     let facts = Facts {
         committed: Some((offset, commit.encode())),
         log_start: LogOffset(0),
+        log_end_before: LogOffset(3),
         log_end: LogOffset(3),
         log_topic: REPARTITION,
         snapshot: Stored::Nothing,
@@ -393,6 +406,7 @@ fn rule_08_a_shard_counts_when_its_muted_replay_has_reached_the_commit() {
     let facts = Facts {
         committed: Some((LogOffset(3), committed.encode())),
         log_start: LogOffset(0),
+        log_end_before: LogOffset(4),
         log_end: LogOffset(4),
         log_topic: REPARTITION,
         snapshot: Stored::Unreachable,

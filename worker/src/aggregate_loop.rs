@@ -1,21 +1,25 @@
-//! The loop around [`Aggregator`]: one consumer of the repartition topic, one transactional producer, one thread.
+//! The loop around [`Drive`]: one consumer of the repartition topic, one transactional producer, one thread.
 //!
-//! Responsible for carrying out what the aggregator decides: facts, reads, transactions. Must never write outside a
-//! transaction, move an offset outside one, or use a producer again whose transaction did not end well.
+//! Responsible for carrying out what the drive decides, in its order, and for saying how that went: facts, reads,
+//! transactions. Must never begin anything by itself.
 //!
 //! The group's metadata is taken when a rebalance is answered and goes with every commit until the next one: the
 //! coordinator checks the generation, not who owns what, so metadata read later could be newer than the assignment that
 //! is being worked on.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crashmonitor_core::aggregate::Effect;
-use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, Refused, Transaction, View};
+use crashmonitor_core::aggregate::Effect as CountEffect;
+use crashmonitor_core::aggregate::{LateEvent, Outcome};
+use crashmonitor_core::aggregator::drive::{Drive, Effect, Event, HaltReason};
+use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, View};
+use crashmonitor_core::commit::AggregateCommit;
 use crashmonitor_core::ids::{LogOffset, Shard, TopicId};
 use crashmonitor_core::recovery::{Facts, Stored};
 use crashmonitor_core::status::{AggregatePartition, HoldReason, Holder};
-use crashmonitor_core::time::Timestamp;
+use crashmonitor_core::time::{Clock, Timestamp};
 use crashmonitor_core::{aggregate, output, snapshot};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::RDKafkaErrorCode;
@@ -38,10 +42,11 @@ const POLL_RECORDS_MAX: usize = 1_024;
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long leaving the group may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The first and the longest pause before a recovery is tried again.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// After Redis did not answer, recoveries do without it for so long, instead of each shard waiting for it in turn.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
+
+/// The group's metadata as librdkafka has it.
+type Membership = Rc<ConsumerGroupMetadata>;
 
 struct AggregateLoop<'a> {
     shared: &'a Shared,
@@ -49,33 +54,34 @@ struct AggregateLoop<'a> {
     consumer: GroupConsumer,
     /// None: a new one is to be made before anything is read.
     producer: Option<Producer>,
-    aggregator: Aggregator,
+    drive: Drive<Membership>,
     params: aggregate::Params,
-    membership: Option<ConsumerGroupMetadata>,
-    owned: BTreeSet<Shard>,
-    /// Read at the moment.
-    reading: BTreeSet<Shard>,
-    recover_at: Instant,
-    retry_pause: Duration,
+    began: Instant,
     store_at: Instant,
     report_at: Instant,
+    transaction: TransactionUnderWay,
     counts: AggregateCounts,
+}
+
+/// What is counted of a transaction once it is committed.
+struct TransactionUnderWay {
+    began: Instant,
+    results: u64,
+    late: u64,
 }
 
 /// Aggregates until the worker ends.
 pub fn run(shared: &Shared, keeper: Keeper) -> Result<(), Error> {
     let consumer = shared.context.clients.aggregate_consumer()?;
     let mut queue = consumer.message_queue();
-    consumer.subscribe().map_err(|error| Error::Runtime(error.to_string()))?;
+    consumer.subscribe().map_err(runtime)?;
     let heartbeat = shared.context.admin.register("aggregate", LOOP_BOUND);
     let mut aggregating = AggregateLoop::new(shared, keeper, consumer);
     while !shared.is_ending() {
         heartbeat.beat();
-        if let Err(error) = aggregating.turn(&mut queue) {
-            aggregating.throw_away(&error, &mut queue)?;
-        }
+        aggregating.turn(&mut queue)?;
     }
-    aggregating.leave();
+    aggregating.leave(&mut queue)?;
     shared.context.admin.unregister("aggregate");
     Ok(())
 }
@@ -91,30 +97,34 @@ impl<'a> AggregateLoop<'a> {
             keeper,
             consumer,
             producer: None,
-            aggregator: Aggregator::new(params, cadence(config), uid, shared.log_topic),
+            drive: Drive::new(Aggregator::new(params, cadence(config), uid, shared.log_topic)),
             params,
-            membership: None,
-            owned: BTreeSet::new(),
-            reading: BTreeSet::new(),
-            recover_at: now,
-            retry_pause: RETRY_PAUSE.0,
+            began: now,
             store_at: now,
             report_at: now,
+            transaction: TransactionUnderWay { began: now, results: 0, late: 0 },
             counts: AggregateCounts::default(),
         }
     }
 
-    fn turn(&mut self, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
+    fn clock(&self) -> Clock {
+        let steady_ms = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
+        Clock { wall: now(), steady_ms }
+    }
+
+    fn turn(&mut self, queue: &mut MessageQueue) -> Result<(), Error> {
         for event in self.consumer.poll_events() {
-            self.follow(event, queue)?;
+            self.follow(event)?;
+            self.carry_out(queue)?;
         }
-        if Instant::now() >= self.recover_at {
-            self.recover(queue)?;
+        self.carry_out(queue)?;
+        if self.shared.is_ending() {
+            return Ok(());
         }
-        self.read(queue)?;
-        if self.aggregator.wants_commit(now()) {
-            self.transact()?;
+        if let Err(error) = self.read(queue) {
+            self.fail(&error);
         }
+        self.carry_out(queue)?;
         if self.report_at.elapsed() >= REPORT_INTERVAL {
             self.report_at = Instant::now();
             self.report();
@@ -122,34 +132,21 @@ impl<'a> AggregateLoop<'a> {
         Ok(())
     }
 
-    fn follow(&mut self, event: GroupEvent, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
+    fn follow(&mut self, event: GroupEvent) -> Result<(), Error> {
         let metrics = self.shared.context.admin.metrics();
-        match event {
+        let event = match event {
             GroupEvent::Assigned(partitions) => {
                 metrics.count_rebalance(Stage::Aggregate, Rebalance::Assigned);
-                // Before the answer: no further generation can begin until it is given.
-                self.membership = Some(self.consumer.group_metadata()?);
-                for shard in shards(&partitions) {
-                    self.owned.insert(shard);
-                    self.aggregator.assign(shard);
-                }
-                self.recover_at = Instant::now();
-                // Answered at once; each partition is read once its recovery is decided.
-                self.consumer.assign(queue, &[])?;
+                Event::Assigned { shards: shards(&partitions), membership: self.membership()? }
             }
             GroupEvent::Revoked(partitions) => {
                 metrics.count_rebalance(Stage::Aggregate, Rebalance::Revoked);
-                // A generation in which nobody owns what is being taken, and we what we keep.
-                self.membership = Some(self.consumer.group_metadata()?);
-                // What was counted since the last commit need not be counted again.
-                let finished = self.transact();
-                self.release(&partitions, queue)?;
-                finished?;
+                Event::Revoked { shards: shards(&partitions), membership: self.membership()? }
             }
             GroupEvent::Lost(partitions) => {
                 metrics.count_rebalance(Stage::Aggregate, Rebalance::Lost);
                 tracing::warn!(?partitions, "repartition partitions were taken away: the session timed out");
-                self.release(&partitions, queue)?;
+                Event::Lost { shards: shards(&partitions) }
             }
             GroupEvent::Error { text, is_fatal, .. } => {
                 if is_fatal {
@@ -158,78 +155,137 @@ impl<'a> AggregateLoop<'a> {
                 } else {
                     tracing::debug!("consumer of the repartition topic: {text}");
                 }
+                return Ok(());
             }
             GroupEvent::Stray { partition, offset } => {
                 let reason = format!("partition {partition}, offset {offset}");
-                return Err(kafka::Error::Unexpected { what: "a record went astray".to_owned(), reason });
+                self.fail(&kafka::Error::Unexpected { what: "a record went astray".to_owned(), reason });
+                return Ok(());
+            }
+        };
+        let now = self.clock();
+        self.drive.follow(event, now);
+        Ok(())
+    }
+
+    fn membership(&self) -> Result<Membership, Error> {
+        self.consumer.group_metadata().map(Rc::new).map_err(runtime)
+    }
+
+    fn fail(&mut self, error: &kafka::Error) {
+        tracing::warn!("state is thrown away and recovered: {error}");
+        let now = self.clock();
+        self.drive.failed(now);
+    }
+
+    /// Carries out what the drive wants, until it wants nothing more.
+    fn carry_out(&mut self, queue: &mut MessageQueue) -> Result<(), Error> {
+        while let Some(effect) = self.drive.next(self.clock()) {
+            match effect {
+                Effect::ReadFacts(shards) => match self.facts(&shards) {
+                    Ok(facts) => self.decide(facts),
+                    Err(error) => self.fail(&error),
+                },
+                // A consumer that can't let go of a partition is beyond help.
+                Effect::Release(shards) => {
+                    self.consumer.unassign(queue, &partitions(&shards)).map_err(runtime)?;
+                    self.done();
+                }
+                effect => match self.execute(effect, queue) {
+                    Ok(()) => self.done(),
+                    Err(error) => self.fail(&error),
+                },
             }
         }
         Ok(())
     }
 
-    fn release(&mut self, partitions: &[i32], queue: &mut MessageQueue) -> Result<(), kafka::Error> {
-        let mut read = Vec::new();
-        for shard in shards(partitions) {
-            self.owned.remove(&shard);
-            self.aggregator.revoke(shard);
-            if self.reading.remove(&shard) {
-                read.push(shard.0.cast_signed());
-            }
-        }
-        self.consumer.unassign(queue, &read)
+    fn done(&mut self) {
+        let now = self.clock();
+        self.drive.done(now);
     }
 
-    /// Decides on every shard that has no state yet, and begins to read it.
-    fn recover(&mut self, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
-        let undecided = self.aggregator.undecided();
-        if undecided.is_empty() {
-            return Ok(());
+    fn execute(&mut self, effect: Effect<Membership>, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
+        match effect {
+            Effect::MakeProducer => {
+                self.producer = Some(self.new_producer()?);
+                Ok(())
+            }
+            Effect::DropProducer => {
+                if let Some(producer) = self.producer.take() {
+                    producer.purge(PurgeConfig::default().queue().inflight());
+                }
+                Ok(())
+            }
+            Effect::Read(starts) => {
+                let starts = starts.iter().map(|(shard, at)| (shard.0.cast_signed(), at.0.cast_signed()));
+                self.consumer.assign(queue, &starts.collect::<Vec<_>>())
+            }
+            Effect::Keep(confirmed) => {
+                self.keeper.keep(confirmed, self.shared);
+                Ok(())
+            }
+            Effect::Halt { shard, reason } => {
+                if matches!(reason, HaltReason::DataLoss(_)) {
+                    self.shared.context.admin.metrics().count_recovery(metrics::Recovery::Stopped);
+                }
+                self.shared.halt(self.topic(), shard.0.cast_signed(), reason.to_string());
+                Ok(())
+            }
+            effect => {
+                let outcome = self.transact(effect);
+                if let Err(error) = &outcome {
+                    let kind = match error {
+                        kafka::Error::TimedOut { .. } => metrics::Transaction::Unknown,
+                        _ => metrics::Transaction::Aborted,
+                    };
+                    self.shared.context.admin.metrics().count_transactions(kind, 1);
+                }
+                outcome
+            }
         }
-        if self.producer.is_none() {
-            // First the fence, then the facts: what an earlier producer left open is aborted before offsets are read.
-            self.producer = Some(self.new_producer()?);
-        }
-        let partitions: Vec<i32> = undecided.iter().map(|shard| shard.0.cast_signed()).collect();
-        let topic = self.shared.config().repartition_topic().as_str();
+    }
+
+    fn topic(&self) -> &'a str {
+        self.shared.config().repartition_topic().as_str()
+    }
+
+    /// All that is known of these shards, read now; the log is looked at before and after the commits.
+    fn facts(&mut self, shards: &[Shard]) -> Result<Vec<(Shard, Facts)>, kafka::Error> {
+        let partitions = partitions(shards);
+        let before = self.shared.observer.watermarks(self.topic(), &partitions, REQUEST_TIMEOUT)?;
         let committed = self.consumer.committed(&partitions, REQUEST_TIMEOUT)?;
-        let ends = self.shared.observer.watermarks(topic, &partitions, REQUEST_TIMEOUT)?;
+        let after = self.shared.observer.watermarks(self.topic(), &partitions, REQUEST_TIMEOUT)?;
         let log_topic = self.log_topic()?;
-        let mut starts = Vec::new();
-        for (committed, ends) in committed.into_iter().zip(&ends) {
+        let mut facts = Vec::new();
+        for ((committed, before), after) in committed.into_iter().zip(&before).zip(&after) {
             if let Some(code) = committed.error {
                 return Err(unexpected("committed offset", code));
             }
             let shard = Shard(committed.partition.cast_unsigned());
-            let committed = committed.value.map(|value| (log_offset(value.offset), value.metadata));
-            let facts = Facts {
-                committed,
-                log_start: log_offset(ends.low),
-                log_end: log_offset(ends.high),
+            let facts_of_shard = Facts {
+                committed: committed.value.map(|value| (log_offset(value.offset), value.metadata)),
+                log_start: log_offset(before.low),
+                log_end_before: log_offset(before.high),
+                log_end: log_offset(after.high),
                 log_topic,
                 snapshot: self.stored(shard),
             };
-            match self.aggregator.decide(shard, facts) {
-                Ok(begin) => {
-                    tracing::info!(shard = shard.0, from = %begin.read_from, how = name(begin.recovery), "recovery");
-                    self.shared.context.admin.metrics().count_recovery(metric(begin.recovery));
-                    starts.push((shard.0.cast_signed(), begin.read_from.0.cast_signed()));
-                }
-                Err(loss) => {
-                    self.shared.context.admin.metrics().count_recovery(metrics::Recovery::Stopped);
-                    self.shared.halt(topic, shard.0.cast_signed(), loss.to_string());
-                    return Ok(());
-                }
-            }
+            facts.push((shard, facts_of_shard));
         }
-        self.consumer.assign(queue, &starts)?;
-        self.reading.extend(undecided);
-        self.retry_pause = RETRY_PAUSE.0;
-        Ok(())
+        Ok(facts)
+    }
+
+    fn decide(&mut self, facts: Vec<(Shard, Facts)>) {
+        for (shard, begin) in self.drive.facts(facts) {
+            tracing::info!(shard = shard.0, from = %begin.read_from, how = name(begin.recovery), "recovery");
+            self.shared.context.admin.metrics().count_recovery(metric(begin.recovery));
+        }
     }
 
     /// The repartition topic's identity now: it may have been deleted and made again under us.
     fn log_topic(&self) -> Result<TopicId, kafka::Error> {
-        let topic = self.shared.config().repartition_topic().as_str();
+        let topic = self.topic();
         let facts = self.shared.observer.describe_topic(topic, REQUEST_TIMEOUT)?;
         facts.map(|facts| TopicId(facts.topic_id)).ok_or_else(|| kafka::Error::Unexpected {
             what: format!("describe topic {topic}"),
@@ -275,33 +331,27 @@ impl<'a> AggregateLoop<'a> {
 
     fn read(&mut self, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
         let batch = queue.poll(POLL_TIMEOUT, POLL_RECORDS_MAX);
+        let now = self.clock();
         for item in batch.iter() {
             match item {
                 Item::Message { partition, offset, payload, .. } => {
                     let shard = Shard(partition.cast_unsigned());
                     self.counts.messages += 1;
-                    match self.aggregator.record(shard, log_offset(offset), payload.unwrap_or_default()) {
-                        Ok(()) => {}
-                        Err(refused @ Refused::Unreadable { .. }) => {
-                            let topic = self.shared.config().repartition_topic().as_str();
-                            self.shared.halt(topic, partition, refused.to_string());
-                            return Ok(());
-                        }
-                        Err(refused @ Refused::Skipped { .. }) => {
-                            let what = "reading the repartition topic".to_owned();
-                            return Err(kafka::Error::Unexpected { what, reason: refused.to_string() });
-                        }
+                    let value = payload.unwrap_or_default();
+                    if let Err(refused) = self.drive.record(shard, log_offset(offset), value, now) {
+                        tracing::warn!("the rest of what was read is dropped: {refused}");
+                        break;
                     }
                 }
                 Item::Eof { partition, offset } => {
-                    self.aggregator.reached(Shard(partition.cast_unsigned()), log_offset(offset));
+                    self.drive.reached(Shard(partition.cast_unsigned()), log_offset(offset));
                 }
                 // Out of range too: the facts are read again and decide.
                 Item::Error { code, .. } => return Err(unexpected("reading the repartition topic", code)),
             }
         }
         drop(batch);
-        for notice in self.aggregator.take_notices() {
+        for notice in self.drive.take_notices() {
             self.notice(&notice);
         }
         Ok(())
@@ -309,129 +359,95 @@ impl<'a> AggregateLoop<'a> {
 
     fn notice(&self, notice: &Notice) {
         let partition = notice.shard.0.cast_signed();
-        let topic = self.shared.config().repartition_topic().as_str();
+        let topic = self.topic();
         match &notice.effect {
             // A scanner whose producer failed leaves one and closes it with its next claim.
-            Effect::Gap { source, missing_from, missing_to } => tracing::warn!(
+            CountEffect::Gap { source, missing_from, missing_to } => tracing::warn!(
                 shard = partition,
                 "frames of input partition {source} from offset {missing_from} to {missing_to} are missing; \
                  it is counted on when it is claimed again"
             ),
-            Effect::DataLoss { source, from, to } => {
+            CountEffect::DataLoss { source, from, to } => {
                 let message =
                     format!("records of input partition {source} from {from} to {to} are not counted");
                 tracing::error!(shard = partition, "data loss: {message}");
                 // The scanner that found it has counted the records; every shard hears of them.
                 self.shared.note_loss(topic, partition, message, 0);
             }
-            Effect::Stale { source } => {
+            CountEffect::Stale { source } => {
                 tracing::debug!(shard = partition, "ignored a zombie's frame of source {source}")
             }
-            Effect::Result(_) | Effect::Late(_) => {}
+            CountEffect::Result(_) | CountEffect::Late(_) => {}
         }
     }
 
-    /// Writes and commits what there is, in one transaction.
-    fn transact(&mut self) -> Result<(), kafka::Error> {
-        let transaction = self.aggregator.transaction();
-        if transaction.offsets.is_empty() {
-            return Ok(());
-        }
-        let begun = Instant::now();
-        let outcome = self.execute(&transaction);
-        let metrics = self.shared.context.admin.metrics();
-        if let Err(error) = outcome {
-            let kind = match error {
-                kafka::Error::TimedOut { .. } => metrics::Transaction::Unknown,
-                _ => metrics::Transaction::Aborted,
-            };
-            metrics.count_transactions(kind, 1);
-            return Err(error);
-        }
-        metrics.count_transactions(metrics::Transaction::Committed, 1);
-        metrics.observe_commit(begun.elapsed());
-        self.counts.results += transaction.results.len() as u64;
-        self.counts.late_dropped += transaction.late.len() as u64;
-        let confirmed = self.aggregator.committed(now());
-        self.keeper.keep(confirmed, self.shared);
-        Ok(())
-    }
-
-    fn execute(&self, transaction: &Transaction) -> Result<(), kafka::Error> {
-        let missing = |what: &str| kafka::Error::Unexpected {
+    /// Carries out one step of a transaction.
+    fn transact(&mut self, effect: Effect<Membership>) -> Result<(), kafka::Error> {
+        let producer = self.producer.as_ref().ok_or_else(|| kafka::Error::Unexpected {
             what: "transaction".to_owned(),
-            reason: format!("there is no {what}"),
-        };
-        let producer = self.producer.as_ref().ok_or_else(|| missing("producer"))?;
-        let membership = self.membership.as_ref().ok_or_else(|| missing("assignment"))?;
+            reason: "there is no producer".to_owned(),
+        })?;
         let failed = |what: &'static str| move |error| kafka::Error::kafka(what, error);
-        producer.begin_transaction().map_err(failed("begin transaction"))?;
-        self.produce(producer, transaction)?;
-        let positions: Vec<Position> = transaction
-            .offsets
-            .iter()
-            .map(|(shard, offset, commit)| {
-                let (partition, offset) = (shard.0.cast_signed(), offset.0.cast_signed());
-                Position { partition, offset, metadata: commit.encode() }
-            })
-            .collect();
-        let positions = self.consumer.positions(&positions)?;
-        producer
-            .send_offsets_to_transaction(&positions, membership, TRANSACTION_TIMEOUT)
-            .map_err(failed("send offsets to the transaction"))?;
-        // librdkafka's own flush waits in steps of 100 ms.
-        let deadline = Instant::now() + TRANSACTION_TIMEOUT;
-        while producer.in_flight_count() > 0 && Instant::now() < deadline {
-            producer.poll(POLL_STEP);
+        match effect {
+            Effect::Begin => {
+                self.transaction.began = Instant::now();
+                producer.begin_transaction().map_err(failed("begin transaction"))
+            }
+            Effect::Write { results, late } => {
+                (self.transaction.results, self.transaction.late) = (results.len() as u64, late.len() as u64);
+                self.write(producer, &results, &late)
+            }
+            Effect::SendOffsets { offsets, membership } => {
+                let positions: Vec<Position> = offsets.iter().map(position).collect();
+                let positions = self.consumer.positions(&positions)?;
+                producer
+                    .send_offsets_to_transaction(&positions, &membership, TRANSACTION_TIMEOUT)
+                    .map_err(failed("send offsets to the transaction"))
+            }
+            Effect::AwaitWrites => await_writes(producer),
+            Effect::End => {
+                producer.commit_transaction(TRANSACTION_TIMEOUT).map_err(failed("commit transaction"))?;
+                let metrics = self.shared.context.admin.metrics();
+                metrics.count_transactions(metrics::Transaction::Committed, 1);
+                metrics.observe_commit(self.transaction.began.elapsed());
+                self.counts.results += self.transaction.results;
+                self.counts.late_dropped += self.transaction.late;
+                Ok(())
+            }
+            _ => unreachable!("all other effects are carried out elsewhere"),
         }
-        let deliveries = producer.context().take_deliveries();
-        if let Some(code) = deliveries.iter().find_map(|delivery| delivery.outcome.err()) {
-            return Err(unexpected("writing results", code));
-        }
-        producer.commit_transaction(TRANSACTION_TIMEOUT).map_err(failed("commit transaction"))
     }
 
-    fn produce(&self, producer: &Producer, transaction: &Transaction) -> Result<(), kafka::Error> {
+    fn write(
+        &self,
+        producer: &Producer,
+        results: &[Outcome],
+        late: &[LateEvent],
+    ) -> Result<(), kafka::Error> {
         let output_topics = &self.shared.config().output;
-        let mode = self.aggregator.mode();
-        for outcome in &transaction.results {
+        let mode = self.drive.mode();
+        for outcome in results {
             let written = output::result(outcome, mode);
             write(producer, output_topics.topic.as_str(), &written)?;
         }
         if let Some(late_topic) = &output_topics.late_topic {
-            for event in &transaction.late {
+            for event in late {
                 write(producer, late_topic.as_str(), &output::late(event))?;
             }
         }
         Ok(())
     }
 
-    /// The one way back: the producer is dropped, all state is thrown away, and recovery runs as after a crash.
-    fn throw_away(&mut self, error: &kafka::Error, queue: &mut MessageQueue) -> Result<(), Error> {
-        tracing::warn!("state is thrown away and recovered: {error}");
-        if let Some(producer) = self.producer.take() {
-            producer.purge(PurgeConfig::default().queue().inflight());
-        }
-        self.aggregator.aborted();
-        let reading: Vec<i32> = self.reading.iter().map(|shard| shard.0.cast_signed()).collect();
-        self.reading.clear();
-        self.recover_at = Instant::now() + self.retry_pause;
-        self.retry_pause = (self.retry_pause * 2).min(RETRY_PAUSE.1);
-        self.consumer.unassign(queue, &reading).map_err(|error| Error::Runtime(error.to_string()))
-    }
-
-    fn leave(mut self) {
-        if !self.shared.is_halted()
-            && let Err(error) = self.transact()
-        {
-            tracing::warn!("the last transaction was not committed: {error}");
-        }
+    fn leave(mut self, queue: &mut MessageQueue) -> Result<(), Error> {
+        self.drive.leave();
+        self.carry_out(queue)?;
         self.report();
         match self.consumer.leave(LEAVE_TIMEOUT) {
             Ok(true) => {}
             Ok(false) => tracing::warn!("left the aggregate group without its answer"),
             Err(error) => tracing::warn!("leaving the aggregate group: {error}"),
         }
+        Ok(())
     }
 
     /// Records behind the end of a shard's log, as its last fetch showed it.
@@ -445,7 +461,7 @@ impl<'a> AggregateLoop<'a> {
         let admin = &self.shared.context.admin;
         let counts = std::mem::take(&mut self.counts);
         admin.metrics().add_aggregate(&counts);
-        let views = self.aggregator.views();
+        let views = self.drive.views();
         let partition = |shard: Shard| shard.0.cast_signed();
         let watermarks: Vec<_> =
             views.iter().filter_map(|v| Some((partition(v.shard), v.watermark?.as_millis()))).collect();
@@ -462,8 +478,8 @@ impl<'a> AggregateLoop<'a> {
         let lags: Vec<_> = views.iter().filter_map(|view| self.lag(view)).collect();
         admin.metrics().set_repartition_lag(&lags);
         let (is_member, is_halted) =
-            (self.membership.is_some() && self.shared.has_joined(), self.shared.is_halted());
-        let owned: BTreeSet<i32> = self.owned.iter().map(|shard| shard.0.cast_signed()).collect();
+            (self.drive.is_member() && self.shared.has_joined(), self.shared.is_halted());
+        let owned: BTreeSet<i32> = self.drive.owned().iter().map(|shard| shard.0.cast_signed()).collect();
         admin.update_status(|status| {
             status.aggregate.retain(|partition, _| owned.contains(partition));
             for view in &views {
@@ -496,8 +512,21 @@ impl<'a> AggregateLoop<'a> {
     }
 }
 
-fn shards(partitions: &[i32]) -> impl Iterator<Item = Shard> + '_ {
-    partitions.iter().map(|partition| Shard(partition.cast_unsigned()))
+fn shards(partitions: &[i32]) -> Vec<Shard> {
+    partitions.iter().map(|partition| Shard(partition.cast_unsigned())).collect()
+}
+
+fn partitions(shards: &[Shard]) -> Vec<i32> {
+    shards.iter().map(|shard| shard.0.cast_signed()).collect()
+}
+
+fn position((shard, offset, commit): &(Shard, LogOffset, AggregateCommit)) -> Position {
+    let (partition, offset) = (shard.0.cast_signed(), offset.0.cast_signed());
+    Position { partition, offset, metadata: commit.encode() }
+}
+
+fn runtime(error: kafka::Error) -> Error {
+    Error::Runtime(error.to_string())
 }
 
 fn log_offset(offset: i64) -> LogOffset {
@@ -533,4 +562,22 @@ fn write(producer: &Producer, topic: &str, written: &output::Written) -> Result<
     let (key, value) = (written.key.as_bytes(), written.value.as_bytes());
     let record = BaseRecord::with_opaque_to(topic, 0).key(key).payload(value);
     send(producer, record, TRANSACTION_TIMEOUT).map_err(|error| kafka::Error::kafka("writing results", error))
+}
+
+/// Waits until all that was written is acknowledged.
+fn await_writes(producer: &Producer) -> Result<(), kafka::Error> {
+    // librdkafka's own flush waits in steps of 100 ms.
+    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+    while producer.in_flight_count() > 0 && Instant::now() < deadline {
+        producer.poll(POLL_STEP);
+    }
+    if producer.in_flight_count() > 0 {
+        let (what, after_ms) = ("writing results".to_owned(), TRANSACTION_TIMEOUT.as_millis());
+        return Err(kafka::Error::TimedOut { what, after_ms });
+    }
+    let deliveries = producer.context().take_deliveries();
+    match deliveries.iter().find_map(|delivery| delivery.outcome.err()) {
+        Some(code) => Err(unexpected("writing results", code)),
+        None => Ok(()),
+    }
 }

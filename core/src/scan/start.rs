@@ -47,7 +47,8 @@ pub struct Facts {
     pub committed: Option<(InputOffset, String)>,
     /// What the scan group has committed for partition 0.
     pub committed_first: Option<(InputOffset, String)>,
-    /// The first and the end offset of every partition of the input, by partition.
+    /// The first and the end offset of every partition of the input, by partition. The first is read before the commits
+    /// and the end after them: a commit that another owner made meanwhile does not look like a loss.
     pub logs: Vec<LogRange>,
     /// The identity of the input topic.
     pub topic: TopicId,

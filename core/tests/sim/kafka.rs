@@ -1,120 +1,179 @@
-//! A model of Kafka: logs, groups with generations, transactions with fencing. Only what the protocol leans on.
+//! A model of Kafka: the topics, the two groups, the transaction coordinator, and requests that arrive late.
 //!
-//! Guarantees modelled: appends are ordered; a commit is refused unless it comes from the group's present generation; a
-//! transaction's offsets are checked against the generation when they are sent, and become visible with its end; a
-//! committed offset can't be read while a transaction that changes it is open; a new incarnation of a transactional id
-//! aborts the open transaction of the one before and fences it.
+//! Only what the protocol leans on; each part says what it models. Must never look at what the workers believe.
 
 use std::collections::BTreeMap;
 
-use crashmonitor_core::aggregate::{LateEvent, Outcome};
 use crashmonitor_core::ids::TopicId;
+
+use crate::group::{Group, Membership};
+use crate::input::Input;
+use crate::rng::Rng;
+use crate::setup::Setup;
+use crate::transactions::{Coordinator, Refusal, Written};
 
 pub const INPUT_TOPIC: TopicId = TopicId([1; 16]);
 pub const LOG_TOPIC: TopicId = TopicId([2; 16]);
 
-/// One slot of an input partition: a record, or a hole that compaction or a transaction marker left.
-pub enum Slot {
-    Record { value: Option<Vec<u8>>, appended_at: i64 },
-    Hole,
-}
-
+/// A partition of the repartition topic.
 #[derive(Default)]
-pub struct Group {
-    pub generation: u64,
-    /// Partition → member.
-    pub owners: BTreeMap<u32, Member>,
-    pub offsets: BTreeMap<u32, (u64, String)>,
+pub struct Log {
+    pub start: u64,
+    pub records: Vec<Vec<u8>>,
+    /// How many partitions of the input its messages have told of.
+    sources: u32,
 }
 
-/// A worker's name and which of its lives this is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Member {
-    pub worker: usize,
-    pub life: u64,
+impl Log {
+    pub fn end(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    /// DeleteRecords.
+    pub fn purge(&mut self, before: u64) {
+        self.start = self.start.max(before.min(self.end()));
+    }
 }
 
-pub struct OpenTransaction {
-    pub results: Vec<Outcome>,
-    pub late: Vec<LateEvent>,
-    pub offsets: Vec<(u32, u64, String)>,
-    pub opened_at: i64,
-    pub life: u64,
+/// A request that arrives when its sender no longer waits for it, or no longer lives.
+pub enum Request {
+    Append { shard: u32, bytes: Vec<u8> },
+    CommitScan { membership: Membership, offsets: Vec<(u32, u64, String)> },
+    SendOffsets { membership: Membership, epoch: u64, offsets: Vec<(u32, u64, String)> },
+    Write { name: usize, epoch: u64, written: Written },
+    EndTransaction { name: usize, epoch: u64 },
+    Purge { shard: u32, before: u64 },
+    SaveSnapshot { shard: u32, bytes: Vec<u8> },
 }
 
-#[derive(Default)]
+/// What becomes of a request and its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wire {
+    Fine,
+    /// It never arrives.
+    Lost,
+    /// It arrives; its answer does not.
+    AnswerLost,
+    /// It arrives when nobody waits for its answer any more.
+    Delayed,
+}
+
+impl Wire {
+    pub fn draw(one_in: usize, rng: &mut Rng) -> Wire {
+        if !rng.one_in(one_in) {
+            return Wire::Fine;
+        }
+        [Wire::Lost, Wire::AnswerLost, Wire::Delayed, Wire::Delayed][rng.below(4)]
+    }
+}
+
 pub struct Kafka {
-    pub input: Vec<Vec<Slot>>,
-    pub log: Vec<Vec<Vec<u8>>>,
-    pub log_start: Vec<u64>,
+    pub input: Input,
+    pub log: Vec<Log>,
     pub scan: Group,
     pub aggregate: Group,
-    /// By transactional id (the worker's name).
-    pub open: BTreeMap<usize, OpenTransaction>,
-    /// The newest incarnation of each transactional id.
-    pub producers: BTreeMap<usize, u64>,
-    /// What a reader with read_committed sees.
-    pub results: Vec<Outcome>,
-    pub late: Vec<LateEvent>,
-}
-
-pub enum Fetched {
-    Unstable,
-    None,
-    Some(u64, String),
+    pub transactions: Coordinator,
+    /// When every shard's log told of a partition of the input for the first time.
+    pub announced_at: BTreeMap<u32, i64>,
+    under_way: Vec<(i64, Request)>,
 }
 
 impl Kafka {
-    pub fn commit_scan(&mut self, generation: u64, offsets: Vec<(u32, u64, String)>) -> bool {
-        if generation != self.scan.generation {
-            return false;
-        }
-        self.scan.offsets.extend(offsets.into_iter().map(|(p, offset, text)| (p, (offset, text))));
-        true
-    }
-
-    pub fn aggregate_offset(&self, shard: u32) -> Fetched {
-        if self.open.values().any(|t| t.offsets.iter().any(|(p, _, _)| *p == shard)) {
-            return Fetched::Unstable;
-        }
-        match self.aggregate.offsets.get(&shard) {
-            None => Fetched::None,
-            Some((offset, text)) => Fetched::Some(*offset, text.clone()),
+    pub fn new(setup: &Setup) -> Kafka {
+        let mut log = Vec::new();
+        log.resize_with(setup.shards as usize, Log::default);
+        Kafka {
+            input: Input::new(setup),
+            log,
+            scan: Group::new(setup.sources as u32),
+            aggregate: Group::new(setup.shards),
+            transactions: Coordinator::default(),
+            announced_at: BTreeMap::new(),
+            under_way: Vec::new(),
         }
     }
 
-    /// InitProducerId: fences the incarnations before and aborts what they left open.
-    pub fn init_transactions(&mut self, member: Member) {
-        self.producers.insert(member.worker, member.life);
-        self.open.remove(&member.worker);
+    pub fn delay(&mut self, at: i64, request: Request) {
+        self.under_way.push((at, request));
     }
 
-    /// Produce and TxnOffsetCommit; false if fenced or of an old generation.
-    pub fn open_transaction(&mut self, member: Member, generation: u64, open: OpenTransaction) -> bool {
-        let current = self.producers.get(&member.worker) == Some(&member.life);
-        let allowed = current && generation == self.aggregate.generation;
-        if allowed {
-            self.open.insert(member.worker, open);
-        }
-        allowed
+    pub fn is_quiet(&self) -> bool {
+        self.under_way.is_empty() && self.transactions.is_quiet()
     }
 
-    /// EndTxn; false if there is no such transaction (any more).
-    pub fn end_transaction(&mut self, member: Member, commit: bool) -> bool {
-        if self.open.get(&member.worker).is_none_or(|t| t.life != member.life) {
-            return false;
+    /// Produce to the repartition topic.
+    pub fn append(&mut self, shard: u32, bytes: Vec<u8>, now: i64) {
+        // Behind magic, version and topic stands how many partitions the input has; here never more than one byte says.
+        let sources = u32::from(bytes[20]);
+        let log = &mut self.log[shard as usize];
+        log.records.push(bytes);
+        if sources > log.sources {
+            log.sources = sources;
+            let everywhere = self.log.iter().map(|log| log.sources).min().unwrap_or(0);
+            for source in self.announced_at.len() as u32..everywhere {
+                self.announced_at.insert(source, now);
+            }
         }
-        let open = self.open.remove(&member.worker).unwrap();
-        if commit {
-            self.results.extend(open.results);
-            self.late.extend(open.late);
-            self.aggregate.offsets.extend(open.offsets.into_iter().map(|(p, o, t)| (p, (o, t))));
-        }
-        commit
     }
 
-    /// The coordinator aborts what has been open for too long.
-    pub fn expire_transactions(&mut self, now: i64, timeout_ms: i64) {
-        self.open.retain(|_, t| now - t.opened_at < timeout_ms);
+    /// OffsetCommit of the scan group.
+    pub fn commit_scan(&mut self, membership: Membership, offsets: Vec<(u32, u64, String)>) -> bool {
+        let is_admitted = self.scan.admits(membership);
+        if is_admitted {
+            self.scan.store(offsets);
+        }
+        is_admitted
+    }
+
+    /// TxnOffsetCommit: checked against the group, then part of the transaction.
+    pub fn send_offsets(
+        &mut self,
+        membership: Membership,
+        epoch: u64,
+        offsets: Vec<(u32, u64, String)>,
+        now: i64,
+    ) -> Result<(), Refusal> {
+        if !self.aggregate.admits(membership) {
+            return Err(Refusal::Fenced);
+        }
+        self.transactions.send_offsets(membership.member.worker, epoch, offsets, now)
+    }
+
+    /// Time passes. Returns snapshots that reach Redis.
+    pub fn tick(&mut self, now: i64, rng: &mut Rng, at_once: bool) -> Vec<(u32, Vec<u8>)> {
+        let mut saved = Vec::new();
+        while let Some(due) = self.under_way.iter().position(|(at, _)| *at <= now) {
+            let (_, request) = self.under_way.remove(due);
+            saved.extend(self.arrive(request, now));
+        }
+        self.transactions.tick(now, rng);
+        let offsets = std::mem::take(&mut self.transactions.offsets);
+        self.aggregate.store(offsets);
+        self.scan.tick(now, rng);
+        self.aggregate.tick(now, rng);
+        self.input.settle(rng, at_once);
+        saved
+    }
+
+    fn arrive(&mut self, request: Request, now: i64) -> Option<(u32, Vec<u8>)> {
+        match request {
+            Request::Append { shard, bytes } => self.append(shard, bytes, now),
+            // Nobody waits for these answers any more.
+            Request::CommitScan { membership, offsets } => {
+                let _ = self.commit_scan(membership, offsets);
+            }
+            Request::SendOffsets { membership, epoch, offsets } => {
+                let _ = self.send_offsets(membership, epoch, offsets, now);
+            }
+            Request::Write { name, epoch, written } => {
+                let _ = self.transactions.write(name, epoch, written, now);
+            }
+            Request::EndTransaction { name, epoch } => {
+                let _ = self.transactions.commit(name, epoch);
+            }
+            Request::Purge { shard, before } => self.log[shard as usize].purge(before),
+            Request::SaveSnapshot { shard, bytes } => return Some((shard, bytes)),
+        }
+        None
     }
 }
