@@ -20,7 +20,7 @@ use crashmonitor_core::aggregator::Cadence;
 use crashmonitor_core::config::{Config, OutputMode};
 use crashmonitor_core::ids::TopicId;
 use crashmonitor_core::scan;
-use crashmonitor_core::scan::start::AggregateProgress;
+use crashmonitor_core::scan::drive::Observed;
 use crashmonitor_core::status::{DataLoss, Status};
 use crashmonitor_core::time::Timestamp;
 
@@ -35,23 +35,6 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LOOP_BOUND: Duration = Duration::from_secs(90);
 /// How often a loop brings its part of the status up to date.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What the observer has seen last.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Observed {
-    /// The input topic's identity.
-    pub input_topic: TopicId,
-    /// How many partitions the input has.
-    pub sources: u32,
-    /// What the aggregate group has committed.
-    pub aggregate: AggregateProgress,
-    /// The lowest committed watermark; None until every shard has one.
-    pub watermark: Option<Timestamp>,
-    /// High watermarks of owned input partitions, asked for after the wall clock was `ends_at`.
-    pub ends: Vec<(u32, u64)>,
-    /// The wall clock before `ends` was asked for.
-    pub ends_at: Timestamp,
-}
 
 /// What all loops share.
 pub struct Shared {

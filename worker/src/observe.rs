@@ -6,13 +6,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crashmonitor_core::commit::AggregateCommit;
-use crashmonitor_core::ids::TopicId;
+use crashmonitor_core::ids::{LogOffset, TopicId};
+use crashmonitor_core::scan::drive::{Observed, progress};
 use crashmonitor_core::scan::start::AggregateProgress;
-use crashmonitor_core::time::Timestamp;
 
-use crate::driver::{LOOP_BOUND, Observed, REQUEST_TIMEOUT, Shared, now, show_health};
-use crate::kafka::batch::{Committed, TopicFacts};
+use crate::driver::{LOOP_BOUND, REQUEST_TIMEOUT, Shared, now, show_health};
+use crate::kafka::batch::{CommittedValue, TopicFacts};
 use crate::kafka::{self, Reachability};
 use crate::run::Error;
 
@@ -89,6 +88,8 @@ fn look(shared: &Shared, topic: &mut Option<(TopicFacts, Instant)>) -> Result<Ob
     let shards: Vec<i32> = (0..config.repartition.partitions.cast_signed()).collect();
     let repartition = config.repartition_topic().as_str();
     let committed = shared.observer.committed(repartition, &shards, REQUEST_TIMEOUT)?;
+    let value = |value: CommittedValue| (LogOffset(value.offset.max(0).cast_unsigned()), value.metadata);
+    let committed: Vec<_> = committed.into_iter().map(|partition| partition.value.map(value)).collect();
     let (aggregate, watermark) = progress(&committed);
     let mut owned = shared.owned();
     owned.retain(|&partition| partition.cast_unsigned() < facts.partitions);
@@ -98,17 +99,4 @@ fn look(shared: &Shared, topic: &mut Option<(TopicFacts, Instant)>) -> Result<Ob
     let ends = ends.into_iter().map(|(p, end)| (p.cast_unsigned(), end.max(0).cast_unsigned())).collect();
     let input_topic = TopicId(facts.topic_id);
     Ok(Observed { input_topic, sources: facts.partitions, aggregate, watermark, ends, ends_at })
-}
-
-/// How far the aggregate group is, and its lowest watermark.
-fn progress(committed: &[Committed]) -> (AggregateProgress, Option<Timestamp>) {
-    let values: Vec<_> = committed.iter().filter_map(|partition| partition.value.as_ref()).collect();
-    if values.len() < committed.len() {
-        return (AggregateProgress::Incomplete, None);
-    }
-    // Metadata that can't be read is the aggregate loop's to complain about.
-    let watermark = |text: &str| AggregateCommit::decode(text).ok().and_then(|commit| commit.watermark);
-    let lowest = values.iter().map(|value| watermark(&value.metadata)).min().flatten();
-    let is_fresh = values.iter().all(|value| value.offset == 0);
-    (if is_fresh { AggregateProgress::Fresh } else { AggregateProgress::Advanced }, lowest)
 }

@@ -1,30 +1,31 @@
-//! The loop around [`Scan`]: one consumer of the input, one idempotent producer of frames, one thread.
+//! The loop around [`Drive`]: one consumer of the input, one idempotent producer of frames, one thread.
 //!
-//! Responsible for carrying out what the scanner decides: claims, reads, sends, commits, pauses. Must never send a frame
-//! of a source whose claim was not committed, nor commit an offset that [`Scan`] did not call committable.
+//! Responsible for carrying out what the drive and its scanner decide: claims, reads, sends, commits, pauses. Must never
+//! tell the drive of a claim that the broker has not taken, nor commit an offset that it did not name.
 //!
 //! There is one way back here too: if a delivery fails, the producer and all scanner state are dropped, and every owned
 //! partition is claimed again from its committed offset.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crashmonitor_core::ids::{InputOffset, Shard, SourceId};
 use crashmonitor_core::output;
 use crashmonitor_core::record::{Malformed, Matcher};
-use crashmonitor_core::scan::start::{self, Claim, Decision, LogRange, Policy};
-use crashmonitor_core::scan::{Committable, Input, Round, RoundId, Scan, Scanned};
+use crashmonitor_core::scan::drive::{Drive, Heeded, Observed, Step};
+use crashmonitor_core::scan::start::{self, Claim, LogRange, Policy};
+use crashmonitor_core::scan::{Input, Round, RoundId, Scan, Scanned};
 use crashmonitor_core::status::{InputPartition, InputState};
 use crashmonitor_core::time::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
-use crate::driver::{LOOP_BOUND, Observed, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, now, scan_params};
+use crate::driver::{LOOP_BOUND, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, now, scan_params};
 use crate::kafka;
 use crate::kafka::batch::{Item, MessageQueue};
 use crate::kafka::client::{POLL_STEP, Producer, send};
-use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
+use crate::kafka::group::{CommitResult, GroupConsumer, GroupEvent, Position};
 use crate::metrics::{Rebalance, ScanCounts, Stage};
 use crate::run::Error;
 
@@ -55,16 +56,7 @@ struct ScanLoop<'a> {
     thread: u16,
     consumer: GroupConsumer,
     producer: Producer,
-    scan: Scan,
-    /// In the group's eyes ours, not claimed yet.
-    unclaimed: BTreeSet<SourceId>,
-    /// Claimed; read as soon as the claim has arrived.
-    claimed: BTreeSet<SourceId>,
-    /// Claimed and read.
-    reading: BTreeSet<SourceId>,
-    paused: BTreeSet<SourceId>,
-    /// What could not be committed yet.
-    uncommitted: BTreeMap<SourceId, Committable>,
+    drive: Drive,
     claim_at: Instant,
     commit_at: Instant,
     report_at: Instant,
@@ -88,6 +80,9 @@ pub fn run(shared: &Shared, thread: u16) -> Result<(), Error> {
             Ok(false) => {}
             Err(StartAgain(reason)) => {
                 tracing::warn!("scan starts again at the committed offsets: {reason}");
+                if scanning.drive.must_rejoin() {
+                    scanning.rejoin(&mut queue)?;
+                }
                 scanning.start_again(&mut queue)?;
                 // Events are served meanwhile only after the pause, which is far below any session timeout's worth.
                 scanning.claim_at = Instant::now() + pause;
@@ -102,20 +97,13 @@ pub fn run(shared: &Shared, thread: u16) -> Result<(), Error> {
 
 impl<'a> ScanLoop<'a> {
     fn new(shared: &'a Shared, thread: u16, consumer: GroupConsumer) -> Result<ScanLoop<'a>, Error> {
-        let config = shared.config();
-        let matcher = Matcher::new(&config.rule).map_err(|error| Error::Runtime(error.to_string()))?;
         let now = Instant::now();
         Ok(ScanLoop {
             shared,
             thread,
             consumer,
             producer: shared.context.clients.idempotent_producer()?,
-            scan: Scan::new(scan_params(config), matcher),
-            unclaimed: BTreeSet::new(),
-            claimed: BTreeSet::new(),
-            reading: BTreeSet::new(),
-            paused: BTreeSet::new(),
-            uncommitted: BTreeMap::new(),
+            drive: Drive::new(new_scan(shared)?, policy(shared)),
             claim_at: now,
             commit_at: now,
             report_at: now,
@@ -130,14 +118,17 @@ impl<'a> ScanLoop<'a> {
         for event in self.consumer.poll_events() {
             self.follow(event, queue)?;
         }
+        if self.drive.has_failed() {
+            return Err(StartAgain("what was sent before a hand-over has not arrived".to_owned()));
+        }
         if let Some(observed) = self.shared.observed() {
             self.heed(&observed, queue)?;
         }
-        if !self.unclaimed.is_empty() && Instant::now() >= self.claim_at {
+        if !self.drive.unclaimed().is_empty() && Instant::now() >= self.claim_at {
             self.claim_at = Instant::now() + CLAIM_INTERVAL;
             self.claim()?;
         }
-        if self.scan.is_saturated() {
+        if self.drive.scan().is_saturated() {
             self.producer.poll(POLL_TIMEOUT);
         } else {
             self.read(queue)?;
@@ -162,7 +153,7 @@ impl<'a> ScanLoop<'a> {
             GroupEvent::Assigned(partitions) => {
                 metrics.count_rebalance(Stage::Scan, Rebalance::Assigned);
                 self.shared.set_joined(self.thread);
-                self.unclaimed.extend(sources(&partitions));
+                self.drive.assigned(sources(&partitions));
                 self.claim_at = Instant::now();
                 // Answered at once; each partition is read once it is claimed.
                 self.consumer.assign(queue, &[])?;
@@ -197,86 +188,63 @@ impl<'a> ScanLoop<'a> {
     fn hand_over(&mut self) {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         let mut settled = self.flush(true).is_ok();
-        while settled && !self.scan.is_settled() && Instant::now() < deadline {
+        while settled && !self.drive.scan().is_settled() && Instant::now() < deadline {
             self.producer.poll(POLL_STEP);
             settled = self.serve_deliveries().is_ok();
         }
         if let Err(StartAgain(reason)) = self.commit() {
             tracing::debug!("not committed before handing over: {reason}");
+            settled = false;
+        }
+        if !settled {
+            self.drive.failed();
         }
     }
 
     fn release(&mut self, partitions: &[i32], queue: &mut MessageQueue) -> Result<(), StartAgain> {
-        let mut read = Vec::new();
-        for source in sources(partitions) {
-            self.unclaimed.remove(&source);
-            self.uncommitted.remove(&source);
-            self.paused.remove(&source);
-            self.scan.release(source);
-            self.claimed.remove(&source);
-            if self.reading.remove(&source) {
-                read.push(source.0.cast_signed());
-            }
-        }
+        let released: Vec<SourceId> = sources(partitions).collect();
+        let read = self.drive.give_up(&released);
         self.publish_owned();
-        Ok(self.consumer.unassign(queue, &read)?)
+        Ok(self.consumer.unassign(queue, &numbers(&read))?)
     }
 
     /// Takes in what the observer has seen.
     fn heed(&mut self, observed: &Observed, queue: &mut MessageQueue) -> Result<(), StartAgain> {
-        self.scan.set_source_count(observed.sources);
-        for &(partition, end) in &observed.ends {
-            self.scan.end_observed(SourceId(partition), InputOffset(end), observed.ends_at);
-        }
-        let recreated = self.scan.sources_of_another_topic(observed.input_topic);
+        let Heeded { recreated, stop, pause, resume } = self.drive.heed(observed);
         if !recreated.is_empty() {
-            let partitions: Vec<i32> = recreated.iter().map(|source| source.0.cast_signed()).collect();
-            tracing::warn!(?partitions, "the input topic was deleted and made again");
-            self.release(&partitions, queue)?;
-            self.unclaimed.extend(recreated);
+            tracing::warn!(?recreated, "the input topic was deleted and made again");
+            self.publish_owned();
+            self.consumer.unassign(queue, &numbers(&stop))?;
         }
-        let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
-        for (source, is_paused) in self.scan.align(observed.watermark) {
-            let changed = if is_paused { self.paused.insert(source) } else { self.paused.remove(&source) };
-            if changed && self.reading.contains(&source) {
-                let list = if is_paused { &mut to_pause } else { &mut to_resume };
-                list.push(source.0.cast_signed());
-            }
+        if !pause.is_empty() {
+            self.consumer.pause(&numbers(&pause))?;
         }
-        if !to_pause.is_empty() {
-            self.consumer.pause(&to_pause)?;
-        }
-        if !to_resume.is_empty() {
-            self.consumer.resume(&to_resume)?;
+        if !resume.is_empty() {
+            self.consumer.resume(&numbers(&resume))?;
         }
         Ok(())
     }
 
     fn claim(&mut self) -> Result<(), StartAgain> {
         let Some(observed) = self.shared.observed() else { return Ok(()) };
-        let logs = self.log_ranges(&observed)?;
-        let policy = policy(self.shared);
-        let mut claims = Vec::new();
-        for facts in self.facts(&observed, &logs)? {
-            match start::decide(&facts, policy) {
-                Decision::Wait(whom) => self.wait(whom),
-                Decision::Resolve(positions) => {
-                    let positions: Vec<Position> =
-                        positions.iter().map(|(s, o, m)| position(*s, *o, m.encode())).collect();
-                    tracing::info!(partitions = positions.len(), "starting positions of the input resolved");
-                    self.consumer.commit(&positions, REQUEST_TIMEOUT)?;
-                    // The rest of the partitions can be claimed at once.
-                    self.claim_at = Instant::now();
-                }
-                Decision::Claim(claim) => claims.push(claim),
-                Decision::Stop(loss) => {
-                    let topic = self.shared.config().input.topic.as_str();
-                    self.shared.halt(topic, facts.source.0.cast_signed(), loss.to_string());
-                    return Ok(());
-                }
+        let facts = self.facts(&observed)?;
+        match self.drive.decide(&facts) {
+            Step::Wait(whom) => self.wait(whom),
+            Step::Resolve(positions) => {
+                let positions: Vec<Position> =
+                    positions.iter().map(|(s, o, m)| position(*s, *o, m.encode())).collect();
+                tracing::info!(partitions = positions.len(), "starting positions of the input resolved");
+                self.commit_positions(&positions)?;
+                // The rest of the partitions can be claimed at once.
+                self.claim_at = Instant::now();
+            }
+            Step::Claim(claims) => self.take_over(&claims)?,
+            Step::Halt(source, loss) => {
+                let topic = self.shared.config().input.topic.as_str();
+                self.shared.halt(topic, source.0.cast_signed(), loss.to_string());
             }
         }
-        self.take_over(&claims)
+        Ok(())
     }
 
     fn wait(&mut self, whom: start::WaitFor) {
@@ -294,11 +262,12 @@ impl<'a> ScanLoop<'a> {
         Ok(ends.iter().map(|ends| range(ends.low, ends.high)).collect())
     }
 
-    fn facts(&self, observed: &Observed, logs: &[LogRange]) -> Result<Vec<start::Facts>, StartAgain> {
-        let mut partitions: Vec<i32> = self.unclaimed.iter().map(|source| source.0.cast_signed()).collect();
-        if !self.unclaimed.contains(&SourceId(0)) {
+    fn facts(&self, observed: &Observed) -> Result<Vec<start::Facts>, StartAgain> {
+        let mut partitions: Vec<i32> = numbers(self.drive.unclaimed());
+        if !self.drive.unclaimed().contains(&SourceId(0)) {
             partitions.push(0);
         }
+        let before = self.log_ranges(observed)?;
         let mut committed = BTreeMap::new();
         for partition in self.consumer.committed(&partitions, REQUEST_TIMEOUT)? {
             if let Some(error) = partition.error {
@@ -307,17 +276,21 @@ impl<'a> ScanLoop<'a> {
             let value = partition.value.map(|value| (input_offset(value.offset), value.metadata));
             committed.insert(partition.partition, value);
         }
+        let after = self.log_ranges(observed)?;
+        let range =
+            |(before, after): (&LogRange, &LogRange)| LogRange { start: before.start, end: after.end };
+        let logs: Vec<LogRange> = before.iter().zip(&after).map(range).collect();
         let of = |source: SourceId| committed.get(&source.0.cast_signed()).cloned().flatten();
         let facts = |&source: &SourceId| start::Facts {
             source,
             committed: of(source),
             committed_first: of(SourceId(0)),
-            logs: logs.to_vec(),
+            logs: logs.clone(),
             topic: observed.input_topic,
             log_topic: self.shared.log_topic,
             aggregate: observed.aggregate,
         };
-        Ok(self.unclaimed.iter().map(facts).collect())
+        Ok(self.drive.unclaimed().iter().map(facts).collect())
     }
 
     /// Commits claims and sends those that were taken.
@@ -327,16 +300,14 @@ impl<'a> ScanLoop<'a> {
         }
         let positions: Vec<Position> =
             claims.iter().map(|c| position(c.source, c.from, c.metadata.encode())).collect();
-        for result in self.consumer.commit(&positions, REQUEST_TIMEOUT)? {
+        for result in self.commit_positions(&positions)? {
             let claim = claims.iter().find(|claim| claim.source.0.cast_signed() == result.partition);
             let (Some(claim), Ok(())) = (claim, result.outcome) else {
                 tracing::debug!(partition = result.partition, "not claimed: {:?}", result.outcome);
                 continue;
             };
             self.show_loss(claim);
-            self.scan.claim(claim, now());
-            self.unclaimed.remove(&claim.source);
-            self.claimed.insert(claim.source);
+            self.drive.claimed(claim, now());
             let (from, epoch) = (claim.from.max(claim.lost_to), claim.metadata.epoch);
             tracing::info!(partition = result.partition, %from, %epoch, "claimed");
         }
@@ -346,19 +317,16 @@ impl<'a> ScanLoop<'a> {
 
     /// Begins to read the sources whose claims have arrived in every shard.
     fn read_claimed(&mut self, queue: &mut MessageQueue) -> Result<(), StartAgain> {
-        let readable = self.scan.take_readable();
+        let readable = self.drive.take_readable();
         if readable.is_empty() {
             return Ok(());
         }
         let starts = readable.iter().map(|(source, from)| (source.0.cast_signed(), from.0.cast_signed()));
         let starts: Vec<(i32, i64)> = starts.collect();
         self.consumer.assign(queue, &starts)?;
-        self.reading.extend(readable.iter().map(|(source, _)| source));
-        // Alignment may have decided before there was anything to pause.
-        let paused = readable.iter().filter(|(source, _)| self.paused.contains(source));
-        let paused: Vec<i32> = paused.map(|(source, _)| source.0.cast_signed()).collect();
+        let paused = self.drive.reading(&readable);
         if !paused.is_empty() {
-            self.consumer.pause(&paused)?;
+            self.consumer.pause(&numbers(&paused))?;
         }
         Ok(())
     }
@@ -384,12 +352,12 @@ impl<'a> ScanLoop<'a> {
                     let source = SourceId(partition.cast_unsigned());
                     let input = Input { source, offset: input_offset(offset), appended_at, value: payload };
                     self.record(&input, key, now)?;
-                    if self.scan.wants_flush() {
+                    if self.drive.scan().wants_flush() {
                         self.flush(false)?;
                     }
                 }
                 Item::Eof { partition, offset } => {
-                    self.scan.reached(SourceId(partition.cast_unsigned()), input_offset(offset));
+                    self.drive.scan().reached(SourceId(partition.cast_unsigned()), input_offset(offset));
                 }
                 Item::Error { partition, code, text } => match code {
                     RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
@@ -406,7 +374,7 @@ impl<'a> ScanLoop<'a> {
     fn record(&mut self, input: &Input<'_>, key: Option<&[u8]>, now: Timestamp) -> Result<(), StartAgain> {
         self.counts.records += 1;
         self.counts.bytes += input.value.map_or(0, |value| value.len() as u64);
-        match self.scan.record(input, now) {
+        match self.drive.scan().record(input, now) {
             Scanned::Matched => self.counts.matches += 1,
             Scanned::Empty => self.counts.empty += 1,
             Scanned::DeadLetter(reason) => {
@@ -429,7 +397,7 @@ impl<'a> ScanLoop<'a> {
         for (name, value) in &output::dead_letter_headers(reason, input.source, input.offset) {
             headers = headers.insert(Header { key: name, value: Some(value.as_bytes()) });
         }
-        let RoundId(round) = self.scan.await_dead_letter();
+        let RoundId(round) = self.drive.scan().await_dead_letter();
         let mut record = BaseRecord::with_opaque_to(topic.as_str(), token(round)).headers(headers);
         if let Some(value) = input.value {
             record = record.payload(value);
@@ -445,13 +413,14 @@ impl<'a> ScanLoop<'a> {
         // The claim decides what to do about it from the same facts, so it is the one place that does.
         tracing::warn!(?partitions, "the offset to read is no longer in the log");
         self.hand_over();
-        self.release(partitions, queue)?;
-        self.unclaimed.extend(sources(partitions));
-        Ok(())
+        let lost: Vec<SourceId> = sources(partitions).collect();
+        let stop = self.drive.out_of_range(&lost);
+        self.publish_owned();
+        Ok(self.consumer.unassign(queue, &numbers(&stop))?)
     }
 
     fn flush(&mut self, at_once: bool) -> Result<(), StartAgain> {
-        let Some(Round { id, messages }) = self.scan.flush(now(), at_once) else { return Ok(()) };
+        let Some(Round { id, messages }) = self.drive.scan().flush(now(), at_once) else { return Ok(()) };
         let topic = self.shared.config().repartition_topic().as_str();
         for (Shard(shard), bytes) in &messages {
             let record = BaseRecord::with_opaque_to(topic, token(id.0));
@@ -469,7 +438,7 @@ impl<'a> ScanLoop<'a> {
         let any = !deliveries.is_empty();
         for delivery in deliveries {
             match delivery.outcome {
-                Ok(_) => self.scan.acknowledged(RoundId(delivery.token as u64)),
+                Ok(_) => self.drive.scan().acknowledged(RoundId(delivery.token as u64)),
                 Err(code) => {
                     return Err(StartAgain(format!("a frame or dead letter was not delivered: {code}")));
                 }
@@ -479,16 +448,15 @@ impl<'a> ScanLoop<'a> {
     }
 
     fn commit(&mut self) -> Result<(), StartAgain> {
-        let committable = self.scan.take_committable();
-        self.uncommitted.extend(committable.into_iter().map(|position| (position.source, position)));
-        if self.uncommitted.is_empty() {
+        let positions = self.drive.positions();
+        if positions.is_empty() {
             return Ok(());
         }
         let positions: Vec<Position> =
-            self.uncommitted.values().map(|c| position(c.source, c.offset, c.metadata.encode())).collect();
-        for result in self.consumer.commit(&positions, REQUEST_TIMEOUT)? {
+            positions.iter().map(|c| position(c.source, c.offset, c.metadata.encode())).collect();
+        for result in self.commit_positions(&positions)? {
             match result.outcome {
-                Ok(()) => drop(self.uncommitted.remove(&SourceId(result.partition.cast_unsigned()))),
+                Ok(()) => self.drive.committed(SourceId(result.partition.cast_unsigned())),
                 // A rebalance is under way, or we are no longer the owner: an event will tell which.
                 Err(code) => tracing::debug!(partition = result.partition, "not committed: {code}"),
             }
@@ -496,20 +464,42 @@ impl<'a> ScanLoop<'a> {
         Ok(())
     }
 
+    /// Commits. Without an answer, for any of them, we must not commit again as this member.
+    fn commit_positions(&mut self, positions: &[Position]) -> Result<Vec<CommitResult>, StartAgain> {
+        let results = self.consumer.commit(positions, REQUEST_TIMEOUT);
+        let unanswered = match &results {
+            Ok(results) => results.iter().find_map(|result| result.outcome.err().filter(is_no_answer)),
+            Err(error) => error.code().filter(is_no_answer),
+        };
+        if let Some(code) = unanswered {
+            self.drive.commit_unanswered();
+            return Err(StartAgain(format!("a commit was not answered: {code}")));
+        }
+        Ok(results?)
+    }
+
+    /// Makes a new member of us, which fences the commits of the one before that may still be under way.
+    fn rejoin(&mut self, queue: &mut MessageQueue) -> Result<(), Error> {
+        let consumer = self.shared.context.clients.scan_consumer(self.thread)?;
+        let runtime = |error: kafka::Error| Error::Runtime(error.to_string());
+        // Nothing is to be stopped any more: the old consumer goes with all that it reads.
+        *queue = consumer.message_queue();
+        consumer.subscribe().map_err(runtime)?;
+        self.consumer = consumer;
+        Ok(())
+    }
+
     /// The one way back: a new producer, nothing remembered, every partition claimed again.
     fn start_again(&mut self, queue: &mut MessageQueue) -> Result<(), Error> {
-        let config = self.shared.config();
         self.producer.purge(PurgeConfig::default().queue().inflight());
         self.producer = self.shared.context.clients.idempotent_producer()?;
-        let matcher = Matcher::new(&config.rule).map_err(|error| Error::Runtime(error.to_string()))?;
-        self.scan = Scan::new(scan_params(config), matcher);
-        self.uncommitted.clear();
-        self.paused.clear();
-        let read: Vec<i32> = self.reading.iter().map(|source| source.0.cast_signed()).collect();
-        self.reading.clear();
-        self.unclaimed.append(&mut self.claimed);
+        let is_new_member = self.drive.must_rejoin();
+        let read = self.drive.start_again(new_scan(self.shared)?);
         self.publish_owned();
-        self.consumer.unassign(queue, &read).map_err(|error| Error::Runtime(error.to_string()))
+        if is_new_member {
+            return Ok(());
+        }
+        self.consumer.unassign(queue, &numbers(&read)).map_err(|error| Error::Runtime(error.to_string()))
     }
 
     fn leave(mut self) {
@@ -525,8 +515,7 @@ impl<'a> ScanLoop<'a> {
     }
 
     fn publish_owned(&self) {
-        let owned = self.claimed.iter().map(|source| source.0.cast_signed()).collect();
-        self.shared.set_owned(self.thread, owned);
+        self.shared.set_owned(self.thread, numbers(self.drive.owned()));
     }
 
     fn report(&mut self) {
@@ -543,7 +532,8 @@ impl<'a> ScanLoop<'a> {
             ends.iter().find(|(partition, _)| *partition == source.0).map_or(0, |(_, end)| *end)
         };
         let partitions: Vec<(i32, InputPartition)> = self
-            .scan
+            .drive
+            .scan()
             .views()
             .map(|view| {
                 let lag = end(view.source).saturating_sub(view.next.0);
@@ -580,6 +570,16 @@ fn policy(shared: &Shared) -> Policy {
     Policy { starting_offsets: input.starting_offsets, on_data_loss: input.on_data_loss }
 }
 
+fn new_scan(shared: &Shared) -> Result<Scan, Error> {
+    let config = shared.config();
+    let matcher = Matcher::new(&config.rule).map_err(|error| Error::Runtime(error.to_string()))?;
+    Ok(Scan::new(scan_params(config), matcher))
+}
+
+fn numbers<'a>(sources: impl IntoIterator<Item = &'a SourceId>) -> Vec<i32> {
+    sources.into_iter().map(|source| source.0.cast_signed()).collect()
+}
+
 fn sources(partitions: &[i32]) -> impl Iterator<Item = SourceId> + '_ {
     partitions.iter().map(|partition| SourceId(partition.cast_unsigned()))
 }
@@ -594,6 +594,12 @@ fn position(source: SourceId, offset: InputOffset, metadata: String) -> Position
 
 fn token(round: u64) -> usize {
     usize::try_from(round).expect("rounds are counted on a 64-bit machine")
+}
+
+/// Whether a request that ended so may have been carried out, or may be later.
+fn is_no_answer(code: &RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{BrokerTransportFailure, MessageTimedOut, OperationTimedOut, RequestTimedOut};
+    matches!(code, BrokerTransportFailure | MessageTimedOut | OperationTimedOut | RequestTimedOut)
 }
 
 fn not_sent(error: KafkaError) -> StartAgain {
