@@ -84,6 +84,14 @@ lint: ## Check the format and the lints
 mutants: ## Plant one bug for each rule of the protocol and see that its tests find it (about 3 minutes)
 	scripts/mutants
 
+.PHONY: sim
+sim: ## Simulate many seeds on all cores (SEEDS=100000, FROM=0), or replay one and tell its story (SEED=7)
+	@cargo test -q --profile sim -p crashmonitor-core --test sim -- --nocapture
+
+.PHONY: sim-mutants
+sim-mutants: ## Plant one bug after another and see that the simulator finds it within 10,000 seeds (a table)
+	scripts/mutants --simulator
+
 .PHONY: deny
 deny: ## Check licences, sources, duplicates, and advisories where their database can be fetched
 	@command -v $(TOOLS)/bin/cargo-deny >/dev/null || \
