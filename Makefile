@@ -18,9 +18,10 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## Install what building and testing need (Debian, as root), and fetch Kafka
+deps: ## Install what building and testing need (Debian, as root), and fetch Kafka, helm and promtool
 	@scripts/install-deps
 	@scripts/fetch-kafka
+	@scripts/fetch-chart-tools
 
 .PHONY: build
 build: ## Build the worker and the load generator (release)
@@ -39,6 +40,16 @@ test-unit: ## Run the tests that need no service
 test-services: deps ## Run the tests against a real Kafka and Redis
 	cargo build --workspace --all-targets
 	cargo test -p crashmonitor-testbed
+
+.PHONY: chart-test
+chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster
+	@scripts/fetch-chart-tools
+	cargo test -p crashmonitor-testbed --test chart
+
+.PHONY: chart-update
+chart-update: ## Write anew what follows from the chart and from crds/: its copy of crds/, its README, the golden files
+	@scripts/fetch-chart-tools
+	UPDATE_GOLDEN=1 cargo test -p crashmonitor-testbed --test chart
 
 .PHONY: run
 run: deps ## Show it at work: Kafka, Redis, two workers and a load generator (SECONDS=60 ends by itself)

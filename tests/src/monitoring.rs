@@ -1,0 +1,77 @@
+//! What the alerts and the dashboard of the chart ask Prometheus.
+//!
+//! Responsible for reading their expressions and the names of the metrics in them. Must never hold such a name itself.
+
+use crate::tools::root;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+
+/// The alerts, as a plain rule file.
+pub const RULES: &str = "charts/crashmonitor/files/rules.yaml";
+/// The dashboard.
+pub const DASHBOARD: &str = "charts/crashmonitor/files/dashboard.json";
+
+/// A file of the checkout.
+#[track_caller]
+pub fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// All rules, recording and alerting.
+#[track_caller]
+pub fn rules() -> Vec<Value> {
+    let file: Value = serde_yaml::from_str(&read(RULES)).unwrap_or_else(|e| panic!("{RULES}: {e}"));
+    let groups = file["groups"].as_array().expect("a rule file has groups");
+    groups.iter().flat_map(|group| group["rules"].as_array().expect("a group has rules")).cloned().collect()
+}
+
+/// The expressions of the dashboard, each with the title of its panel. What Grafana would put in place of its variables is
+/// put in: the name of the monitor, and spans.
+#[track_caller]
+pub fn dashboard() -> Vec<(String, String)> {
+    let text = read(DASHBOARD);
+    let dashboard: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{DASHBOARD}: {e}"));
+    let panels = dashboard["panels"].as_array().expect("a dashboard has panels").iter();
+    let annotations = dashboard["annotations"]["list"].as_array().expect("and annotations").iter();
+    let asked = panels.flat_map(|panel| {
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        targets.map(move |target| (&panel["title"], &target["expr"]))
+    });
+    let asked = asked.chain(annotations.map(|annotation| (&annotation["name"], &annotation["expr"])));
+    asked
+        .map(|(title, expr)| {
+            let expr = expr.as_str().unwrap_or_else(|| panic!("{title}: a query has an expression"));
+            let expr = expr.replace("$__rate_interval", "1m").replace("$__range", "1h");
+            let expr = expr.replace("$namespace", "shop").replace("$monitor", "checkout");
+            assert!(!expr.contains('$'), "{title}: an unknown variable: {expr}");
+            (title.as_str().unwrap_or_default().to_owned(), expr)
+        })
+        .collect()
+}
+
+/// The names of the project's own metrics that alerts and dashboard ask for, as they stand in the documentation: a histogram
+/// without `_bucket`. Every one of them must be in a scrape of a worker or of the operator.
+#[track_caller]
+pub fn metrics_named() -> BTreeSet<String> {
+    let rules = rules().into_iter().filter_map(|rule| rule["expr"].as_str().map(str::to_owned));
+    rules.chain(dashboard().into_iter().map(|(_, expr)| expr)).flat_map(|expr| names_in(&expr)).collect()
+}
+
+/// The names in one expression. A recorded series has colons in its name and is none of them.
+pub fn names_in(expr: &str) -> Vec<String> {
+    let words = expr.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':')));
+    let names = words.filter(|word| word.starts_with("crashmonitor_") && !word.contains(':'));
+    names.map(|name| name.strip_suffix("_bucket").unwrap_or(name).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_metrics_are_found_in_an_expression() {
+        let expr = r#"rate(crashmonitor_a_seconds_bucket{job="crashmonitor-worker"}[5m]) > x:crashmonitor_b:sum + crashmonitor_c"#;
+        assert_eq!(names_in(expr), ["crashmonitor_a_seconds", "crashmonitor_c"]);
+    }
+}
