@@ -110,9 +110,15 @@ impl Builder {
 
     /// The address of this host that brokers listen on and clients are sent to; the default is loopback. Pods reach
     /// only another one.
-    pub fn host(mut self, host: Ipv4Addr) -> Builder {
+    fn host(mut self, host: Ipv4Addr) -> Builder {
         self.host = host;
         self
+    }
+
+    /// One that pods reach at this address of the host. Beside a whole cluster a broker may get no processor for seconds:
+    /// it must not be taken for dead then.
+    pub fn for_pods(self, host: Ipv4Addr) -> Builder {
+        self.host(host).property("broker.session.timeout.ms", "60000")
     }
 
     /// The heap of each JVM, as `-Xmx` takes it; the default is `512m`.

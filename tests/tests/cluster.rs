@@ -20,7 +20,7 @@ const PARTITIONS: i32 = 4;
 /// One Kafka for all tests here, where pods reach it.
 fn kafka() -> &'static Kafka {
     static KAFKA: OnceLock<Kafka> = OnceLock::new();
-    KAFKA.get_or_init(|| Kafka::builder().host(Cluster::get().host()).start())
+    KAFKA.get_or_init(|| Kafka::builder().for_pods(Cluster::get().host()).start())
 }
 
 fn redis() -> Redis {

@@ -7,23 +7,19 @@
 
 mod appended;
 mod histogram;
-mod load;
 mod services;
 mod summary;
-mod text;
 mod truth;
-mod view;
 mod watch;
 
 use clap::Parser;
+use crashmonitor_testbed::show::{self, load::Load, text, view::View};
 use crashmonitor_testbed::{Isolation, home::Dir};
-use load::Load;
 use services::Services;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use view::View;
 
 /// Shows CrashMonitor at work on a real Kafka and Redis of its own, and checks every result.
 #[derive(Parser)]
@@ -58,18 +54,18 @@ fn main() -> ExitCode {
 
 /// Whether everything was right.
 fn run(args: &Args) -> Result<bool, String> {
-    let mut view = View::new();
+    let mut view = View::stdout();
     // Until the load begins, a signal ends the program at once: all that it started ends with it.
     let services = Services::start(usize::from(args.workers), &mut view)?;
     let stop = stop_flag().map_err(|e| format!("signals: {e}"))?;
     let dir = Dir::new("load");
-    let load = Load::start(&services.kafka, &dir, args.rate, args.seconds);
+    let load = Load::start(&services.kafka.bootstrap(), &dir, args.rate, args.seconds);
     say(&mut view, &format!("writing {} records/s\n", text::grouped(args.rate)))?;
     let watched = watch::run(&services, &load, args.seconds, &stop, &mut view)?;
     say(&mut view, "stopping the workers")?;
     let trouble = services.stop_workers();
     // Read anew, from the first to the last: what came doubled after the last look counts too.
-    let log = services.kafka.topics().read_all(services::OUTPUT, Isolation::ReadCommitted);
+    let log = services.kafka.topics().read_all(show::OUTPUT, Isolation::ReadCommitted);
     let summary = summary::Summary::new(watched, &log, trouble);
     say(&mut view, &summary.to_string())?;
     Ok(summary.is_right())

@@ -3,31 +3,19 @@
 //! Responsible for starting them in order, for the workers' configuration, and for stopping the workers in order. Must
 //! never start the load: that is `load`.
 
-use crate::view::View;
+use crashmonitor_testbed::show::view::View;
+use crashmonitor_testbed::show::{
+    ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, OUTPUT, THRESHOLD, WINDOW_MS,
+};
 use crashmonitor_testbed::wait::try_until;
 use crashmonitor_testbed::{Kafka, Redis, Worker};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The topic that the load is written to.
-pub const INPUT: &str = "logs";
-/// The topic that results are read from.
-pub const OUTPUT: &str = "crash-alerts";
-/// Partitions of the input.
-pub const INPUT_PARTITIONS: u32 = 4;
 /// Partitions of the output: one, so that results are shown in the order in which they were written.
 pub const OUTPUT_PARTITIONS: i32 = 1;
 /// Partitions of the topic between the two stages.
 pub const REPARTITION_PARTITIONS: usize = 8;
-
-/// Length of an interval.
-pub const WINDOW_MS: i64 = 10_000;
-/// How long late records count.
-pub const ALLOWED_LATENESS_MS: i64 = 30_000;
-/// How far the watermark stays behind the event time.
-pub const MAX_OUT_OF_ORDERNESS_MS: i64 = 2_000;
-/// A count must be greater than this to be a result.
-pub const THRESHOLD: u64 = 2;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);

@@ -3,11 +3,11 @@
 //! Responsible for handing the whole output topic to the oracle, and for the text of its verdict. Must never leave out
 //! anything that went wrong.
 
-use crate::services::WINDOW_MS;
-use crate::text::grouped;
 use crate::watch::Watched;
 use crashmonitor_bench::oracle::{Alert, Counts, Report, compare, parse_alert};
 use crashmonitor_testbed::Record;
+use crashmonitor_testbed::show::WINDOW_MS;
+use crashmonitor_testbed::show::text::{self, grouped};
 use std::fmt;
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Summary {
             writeln!(
                 f,
                 "            intervals after {} were still open: {open} left out",
-                crate::text::clock(to_ms)
+                text::clock(to_ms)
             )?;
         }
         if self.was_cut_short() {

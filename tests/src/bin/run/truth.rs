@@ -16,14 +16,14 @@
 //! right: the oracle does, from the generator's own account.
 
 use crate::appended::Position;
-use crate::load::Load;
-use crate::services::{
-    ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS,
-};
 use crashmonitor_bench::generator::{Generator, Kind, Meta, Options, Severity, WordIn};
 use crashmonitor_bench::oracle::Alert;
 use crashmonitor_testbed::Kafka;
 use crashmonitor_testbed::follow;
+use crashmonitor_testbed::show::load::Load;
+use crashmonitor_testbed::show::{
+    ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS,
+};
 use crashmonitor_testbed::wait::try_until;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};

@@ -6,19 +6,17 @@
 
 use crate::appended::Appended;
 use crate::histogram::Histogram;
-use crate::load::{Generated, Load};
-use crate::services::{
-    INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, OUTPUT, OUTPUT_PARTITIONS, REPARTITION_PARTITIONS, Services,
-    WINDOW_MS,
-};
-use crate::text::{self, grouped};
+use crate::services::{OUTPUT_PARTITIONS, REPARTITION_PARTITIONS, Services};
 use crate::truth::{Latency, Truth};
-use crate::view::View;
 use crashmonitor_bench::load::now_ms;
 use crashmonitor_bench::oracle::{Alert, Counts, parse_alert};
 use crashmonitor_core::status::Status;
 use crashmonitor_testbed::Worker;
 use crashmonitor_testbed::follow;
+use crashmonitor_testbed::show::load::{Generated, Load};
+use crashmonitor_testbed::show::text::{self, grouped};
+use crashmonitor_testbed::show::view::View;
+use crashmonitor_testbed::show::{INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, OUTPUT, WINDOW_MS};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 use std::collections::{HashMap, VecDeque};

@@ -4,15 +4,12 @@
 //! options are kept, since the same options give the same records (`truth` makes use of that). Must never write a
 //! record itself.
 
-use crate::services::{
-    ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS,
-};
+use super::{ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS};
+use crate::home::Dir;
+use crate::process::Process;
+use crate::worker::binary;
 use crashmonitor_bench::generator::Options;
 use crashmonitor_bench::oracle::{Counts, read_expected};
-use crashmonitor_testbed::Kafka;
-use crashmonitor_testbed::home::Dir;
-use crashmonitor_testbed::process::Process;
-use crashmonitor_testbed::worker::binary;
 use rustix::process::Signal;
 use serde::Deserialize;
 use std::fs::File;
@@ -55,11 +52,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts it.
-    pub fn start(kafka: &Kafka, dir: &Dir, rate: u64, seconds: Option<u64>) -> Load {
+    /// Starts it; it writes to the brokers at `bootstrap`.
+    pub fn start(bootstrap: &str, dir: &Dir, rate: u64, seconds: Option<u64>) -> Load {
         let options = options(rate);
         let expected = dir.path().join("expected.jsonl");
-        let command = command(&options, &kafka.bootstrap(), seconds, &expected);
+        let command = command(&options, bootstrap, seconds, &expected);
         let process = Process::spawn("the load generator", &command, &dir.path().join("log"));
         Load { process, expected, options }
     }

@@ -25,7 +25,7 @@ pub struct View {
 
 impl View {
     /// Finds out what standard output is.
-    pub fn new() -> View {
+    pub fn stdout() -> View {
         let out = io::stdout();
         View { is_terminal: out.is_terminal(), out, status: String::new(), plain_at: None }
     }
