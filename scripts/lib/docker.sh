@@ -29,8 +29,11 @@ alone() {
 engine_pid() {
     local pid
     pid=$(cat "$engine_run/docker.pid" 2>/dev/null) || return 1
-    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ] && echo "$pid"
+    runs "$pid" dockerd && echo "$pid"
 }
+
+# runs PID PROGRAM: whether that process is there, is that program, and has not ended without anybody having noticed.
+runs() { [[ $(readlink "/proc/$1/exe" 2>/dev/null) == */$2 ]]; }
 
 # use_running_engine: points `docker` at an engine that runs, or returns 1.
 use_running_engine() {
@@ -53,10 +56,11 @@ use_engine() {
 start_engine() {
     [ "$(id -u)" = 0 ] || die "no Docker engine answers, and only root can start one; start Docker, or run this as root"
     local taken
-    taken=$(ip -4 route show to match "$engine_gateway" | grep -v '^default' || true)
+    taken=$(ip -4 route show to match "$engine_gateway" | grep -v -e '^default' -e " dev $engine_bridge " || true)
     [ -z "$taken" ] || die "the machine has a route to $engine_subnet, which the cluster's network needs: $taken"
 
     say "starting Docker (log: $engine_log)"
+    stop_engine # what is left of one that was killed
     mkdir -p "$engine_run" "$engine_data"
     sysctl "${engine_sysctls[@]}" >"$engine_run/sysctls.before"
     # Each node uses about 15 of them, and one for each log that is followed; they count for all nodes together.
@@ -81,6 +85,8 @@ start_engine() {
         fi
         sleep 0.2
     done
+    # It still knows the containers of one that was killed.
+    docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     make_network
 }
 
@@ -107,13 +113,15 @@ has_cap_sys_resource() {
 # The network that kind uses if it is there: a bridge and a subnet that are known beforehand, without IPv6, which would
 # change the machine's own. Containers reach the outside through one rule, in a table of our own.
 make_network() {
-    docker network rm kind >/dev/null 2>&1 || true # left by a machine that lost its power
+    docker network rm kind >/dev/null 2>&1 || true
     local device mtu
     device=$(ip -4 route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)
     mtu=$(cat "/sys/class/net/$device/mtu" 2>/dev/null || echo 1500)
     docker network create --driver bridge --subnet "$engine_subnet" --gateway "$engine_gateway" \
         --opt "com.docker.network.bridge.name=$engine_bridge" --opt "com.docker.network.driver.mtu=$mtu" kind >/dev/null
     nft -f - <<NFT
+table ip $engine_table {}
+delete table ip $engine_table
 table ip $engine_table {
     chain out {
         type nat hook postrouting priority srcnat; policy accept;
@@ -136,13 +144,13 @@ stop_engine() {
     if pid=$(engine_pid); then
         say "stopping Docker"
         DOCKER_HOST=$engine_socket docker network rm kind >/dev/null 2>&1 || true
-        end_process "$pid"
+        end_process "$pid" dockerd
     fi
     # It ends its containerd itself, unless it had to be killed.
-    if pid=$(cat "$engine_run/exec/containerd/containerd.pid" 2>/dev/null) &&
-        [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = containerd ]; then
-        end_process "$pid"
+    if pid=$(cat "$engine_run/exec/containerd/containerd.pid" 2>/dev/null) && runs "$pid" containerd; then
+        end_process "$pid" containerd
     fi
+    kill_leftovers
     local mount
     while read -r mount; do umount -l "$mount"; done < <(
         awk -v run="$engine_run/" -v data="$engine_data/" 'index($2 "/", run) == 1 || index($2 "/", data) == 1 { print $2 }' \
@@ -150,18 +158,40 @@ stop_engine() {
     )
     ip link delete "$engine_bridge" 2>/dev/null || true
     nft delete table ip "$engine_table" 2>/dev/null || true
-    find /sys/fs/cgroup -depth -type d -path "*/$engine_cgroup*" -exec rmdir {} + 2>/dev/null || true
+    remove_cgroups
     if [ -f "$engine_run/sysctls.before" ]; then sysctl --quiet --load="$engine_run/sysctls.before"; fi
     rm -rf "$engine_run"
+    # Two places that Docker and its containerd can't be talked out of. What is in use is not empty.
+    find /run/docker /run/containerd -depth -type d -empty -delete 2>/dev/null || true
 }
 
-# end_process PID: asks, waits up to 30 s, then kills.
+# kill_leftovers: the containers of a dockerd that was killed, and the processes of containerd that look after them.
+kill_leftovers() {
+    {
+        find /sys/fs/cgroup -path "*/$engine_cgroup/*" -name cgroup.procs -exec cat {} + 2>/dev/null
+        pgrep -f -- "^[^ ]*containerd-shim.* -address $engine_run/"
+    } | sort -u | xargs --no-run-if-empty kill -KILL 2>/dev/null || true
+}
+
+# remove_cgroups: the kernel lets go of a group some moments after its last process; 10 s are far more than that takes.
+remove_cgroups() {
+    local deadline=$((SECONDS + 10))
+    until find /sys/fs/cgroup -depth -type d -path "*/$engine_cgroup*" -exec rmdir {} + 2>/dev/null; do
+        if [ $SECONDS -ge $deadline ]; then
+            say "some of /sys/fs/cgroup/*/$engine_cgroup can't be removed" >&2
+            return
+        fi
+        sleep 0.1
+    done
+}
+
+# end_process PID PROGRAM: asks, waits up to 30 s, then kills.
 end_process() {
     kill "$1" 2>/dev/null || return 0
     local deadline=$((SECONDS + 30))
-    while kill -0 "$1" 2>/dev/null; do
+    while runs "$1" "$2"; do
         if [ $SECONDS -ge $deadline ]; then
-            say "process $1 did not end within 30 s: killing it"
+            say "$2, process $1, did not end within 30 s: killing it"
             kill -KILL "$1" 2>/dev/null || true
             return
         fi
