@@ -42,6 +42,8 @@ const POLL_INTERVAL: (Duration, Duration) = (Duration::from_secs(3), Duration::f
 /// The first and the longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// How much of an action the API server takes.
+const ACTION_LENGTH_MAX: usize = 128;
 /// How often the resources are counted.
 const STOCK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -149,7 +151,9 @@ impl Context {
         for Event { is_warning, reason, note } in events {
             tracing::info!(name = about.name, namespace = about.namespace, reason, "{note}");
             let type_ = if is_warning { EventType::Warning } else { EventType::Normal };
-            let action = "Reconcile".to_string();
+            // Events that differ in nothing but the note are counted as one, with the first one's note; so what it
+            // is about goes into the action too.
+            let action = note.chars().take(ACTION_LENGTH_MAX).collect();
             let event = K8sEvent { type_, reason, note: Some(note), action, secondary: None };
             match self.recorder.publish(&event, about).await {
                 Ok(()) => self.admin.metrics.wrote(Object::Event),

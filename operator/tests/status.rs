@@ -51,6 +51,7 @@ fn a_new_monitor_starts_and_then_runs() {
     let mut world = World::new(1);
     let reasons = events_of(&mut world, |_| {});
     assert_eq!(reasons, Vec::<String>::new());
+    assert_eq!(world.status.lag, None, "no lag is not a lag of zero");
     assert_eq!(world.condition("Ready"), "False/Starting");
     assert_eq!(world.condition("KafkaReachable"), "Unknown/NoWorkerAnswers");
     world.add_pod(0, true);
@@ -97,6 +98,19 @@ fn a_rollout_has_a_beginning_and_an_end() {
         world.pod(0)["metadata"]["labels"]["controller-revision-hash"] = json!("r2");
     });
     assert_eq!(done, ["RollingUpdateCompleted"]);
+}
+
+/// What stood in the way of the first pod is gone.
+#[test]
+fn a_first_start_after_a_refusal_is_no_rollout() {
+    let mut world = World::new(1);
+    world.refused = Some("Service checkout-workers is there already".to_string());
+    world.look();
+    assert_eq!(world.condition("Ready"), "False/Refused");
+    world.refused = None;
+    world.set["status"]["observedGeneration"] = json!(0);
+    assert_eq!(events_of(&mut world, |_| {}), Vec::<String>::new());
+    assert_eq!(world.condition("Progressing"), "True/Starting");
 }
 
 /// Right after a change nobody has acted on it: "settled" would be a lie about the new generation.
@@ -174,7 +188,7 @@ fn an_invalid_spec_is_told_and_changes_nothing() {
 fn what_keeps_a_pod_from_running_is_named() {
     type Act = fn(&mut World);
     let cases: [(&str, &str, Act); 8] = [
-        ("Unschedulable", "no node takes the pod: 0/3 nodes are available", |world| {
+        ("Unschedulable", "or add nodes: 0/3 nodes are available", |world| {
             world.pod(0)["status"]["conditions"] = json!([
                 {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"},
             ]);

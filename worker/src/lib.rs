@@ -13,6 +13,7 @@ mod keeper;
 pub mod logging;
 pub mod metrics;
 mod observe;
+pub mod purge;
 pub mod redis_store;
 pub mod run;
 mod scan_loop;

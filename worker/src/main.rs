@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use crashmonitor_core::config::Config;
-use crashmonitor_worker::{logging, run};
+use crashmonitor_worker::{logging, purge, run};
 
 #[derive(Parser)]
 #[command(
@@ -38,6 +38,11 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Remove the monitor's repartition topic, consumer groups and keys in Redis. Nothing else is touched.
+    Purge {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
 }
 
 #[derive(Args)]
@@ -53,6 +58,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Run { config, instance } => load(&config.path).and_then(|c| ended(run::run(c, instance))),
         Command::Check { config } => load(&config.path).and_then(|c| ended(run::check(&c))),
+        Command::Purge { config } => load(&config.path).and_then(|c| ended(purge::purge(&c))),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -172,7 +172,7 @@ fn ensure_topic(admin: &topics::Admin, spec: &TopicSpec, health: &Health) -> Res
 }
 
 /// What a person should read of a failed request: the connection's state where that explains it.
-fn failed(health: &Health, error: &kafka::Error) -> String {
+pub fn failed(health: &Health, error: &kafka::Error) -> String {
     match health.get() {
         Reachability::Failing { cause: Cause::Authentication, text } => {
             format!("kafka.authentication: user or password refused: {text}")

@@ -29,7 +29,8 @@ pub fn job(monitor: &Monitor) -> Job {
         metadata: metadata(monitor),
         spec: Some(JobSpec {
             active_deadline_seconds: Some(JOB_SECONDS),
-            backoff_limit: Some(2),
+            // The worker itself tries again and again; a second pod is for a node that is lost.
+            backoff_limit: Some(1),
             ttl_seconds_after_finished: Some(KEPT_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: metadata(monitor).labels, ..ObjectMeta::default() }),

@@ -117,6 +117,7 @@ fn progressing(facts: &Facts<'_>, fleet: &Fleet) -> Verdict {
         (_, Some(going_on), _) if going_on.reason == "Starting" => {
             verdict(Is::True, "Starting", &going_on.message)
         }
+        _ if fleet.existing == 0 => verdict(Is::True, "Starting", "the workers are starting"),
         _ if is_rolling || !fleet.is_fresh => {
             verdict(Is::True, "RollingUpdate", "workers are replaced one after the other")
         }

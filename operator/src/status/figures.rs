@@ -34,7 +34,7 @@ pub(super) fn figures(facts: &Facts<'_>, fleet: &Fleet) -> CrashMonitorStatus {
         selector: Some(super::selector(facts)),
         image: facts.monitor.ok().map(|monitor| monitor.image.clone()).or_else(|| previous.image.clone()),
         partitions: partitions(facts).or(previous.partitions),
-        lag: if facts.answers.is_empty() { previous.lag.clone() } else { Some(lag(facts)) },
+        lag: lag(facts).or_else(|| previous.lag.clone()),
         watermark: watermark(facts).or_else(|| previous.watermark.clone()),
         late_records: total(previous.late_records.map(|late| late.dropped), grown.late)
             .map(|dropped| LateRecords { dropped }),
@@ -128,7 +128,9 @@ fn partitions(facts: &Facts<'_>) -> Option<Partitions> {
     Some(Partitions { input: number(most.input), repartition: number(most.repartition) })
 }
 
-fn lag(facts: &Facts<'_>) -> Lag {
+/// Nothing before the input is known: no lag is not the same as a lag of zero.
+fn lag(facts: &Facts<'_>) -> Option<Lag> {
+    partitions(facts)?;
     let partitions = facts.answers.values().flat_map(|answer| answer.input.values());
     let (mut total, mut max) = (0_i64, 0_i64);
     for partition in partitions {
@@ -136,7 +138,7 @@ fn lag(facts: &Facts<'_>) -> Lag {
         total = total.saturating_add(lag);
         max = max.max(lag);
     }
-    Lag { total: two_digits(total), max_partition: two_digits(max), observed_at: seconds(facts.now) }
+    Some(Lag { total: two_digits(total), max_partition: two_digits(max), observed_at: seconds(facts.now) })
 }
 
 /// Rounds up to two digits: 1,234 is 1,300.

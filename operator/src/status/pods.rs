@@ -148,7 +148,8 @@ fn problem_of(pod: &Pod, hindrance: Option<&str>) -> Option<Problem> {
     let found = |reason, text: String| Some(Problem { reason, message: line(&format!("{name}: {text}")) });
     if let Some(("False", _, message)) = condition(pod, "PodScheduled") {
         let message = message.unwrap_or("no reason given");
-        return found("Unschedulable", format!("no node takes the pod: {message}"));
+        let advice = "no node takes the pod: correct spec.resources or spec.template.spec, or add nodes";
+        return found("Unschedulable", format!("{advice}: {message}"));
     }
     if let Some(text) = hindrance {
         return if text.contains("secret") && (text.contains("not found") || text.contains("non-existent")) {

@@ -1,8 +1,7 @@
 //! Topics, their settings, their ends, and what groups have committed about them.
 //!
 //! Responsible for creating what is absent, for naming each setting of what is there that does not fit, for deleting
-//! records that the caller says are no longer needed, and for facts about partitions. Must never change a topic that
-//! exists.
+//! what the caller says is no longer needed, and for facts about partitions. Must never change a topic that exists.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -210,6 +209,44 @@ impl Admin {
             outcome: outcome(e),
         };
         Ok(deleted.elements().iter().map(purged).collect())
+    }
+}
+
+/// What was found when something was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// It was there and is gone.
+    Gone,
+    /// It was not there.
+    Absent,
+}
+
+impl Admin {
+    /// Deletes a topic with all its records.
+    pub fn delete_topic(&self, topic: &str, timeout: Duration) -> Result<Removed, Error> {
+        let what = format!("delete topic {topic}");
+        let deleted = self.runtime.block_on(self.client.delete_topics(&[topic], &options(timeout)));
+        removed(what, deleted, RDKafkaErrorCode::UnknownTopicOrPartition)
+    }
+
+    /// Deletes a consumer group with all its commits. Kafka refuses while it has members.
+    pub fn delete_group(&self, group: &str, timeout: Duration) -> Result<Removed, Error> {
+        let what = format!("delete group {group}");
+        let deleted = self.runtime.block_on(self.client.delete_groups(&[group], &options(timeout)));
+        removed(what, deleted, RDKafkaErrorCode::GroupIdNotFound)
+    }
+}
+
+fn removed(
+    what: String,
+    answer: Result<Vec<Result<String, (String, RDKafkaErrorCode)>>, KafkaError>,
+    absent: RDKafkaErrorCode,
+) -> Result<Removed, Error> {
+    match answer.map_err(|e| Error::kafka(&what, e))?.into_iter().next() {
+        Some(Ok(_)) => Ok(Removed::Gone),
+        Some(Err((_, code))) if code == absent => Ok(Removed::Absent),
+        Some(Err((_, code))) => Err(Error::kafka(what, KafkaError::AdminOp(code))),
+        None => Err(Error::Unexpected { what, reason: "the answer is empty".to_string() }),
     }
 }
 
