@@ -37,7 +37,7 @@ test-unit: ## Run the tests that need no service
 	cargo test --workspace --exclude crashmonitor-testbed
 
 .PHONY: test-services
-test-services: deps ## Run the tests against a real Kafka and Redis
+test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITOR_INPUT_READER=Librdkafka: all through it)
 	cargo build --workspace --all-targets
 	cargo test -p crashmonitor-testbed
 
@@ -59,10 +59,15 @@ run: deps ## Show it at work: Kafka, Redis, two workers and a load generator (SE
 	@$(CARGO_TARGET_DIR)/release/crashmonitor-run $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: bench
-bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECONDS=30)
-	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
+bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECONDS=30 COMPRESSIONS=none,lz4,zstd)
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
 	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- $(if $(RUNS),--runs $(RUNS)) \
-	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS))
+	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	    $(if $(COMPRESSIONS),--compressions $(COMPRESSIONS))
+
+.PHONY: bench-micro
+bench-micro: ## Measure the kernels of the scan stage (criterion; processor time, not the clock)
+	cargo bench -p crashmonitor-core --bench kernels
 
 .PHONY: images
 images: ## Build the container images from this machine's binaries (PROFILE=dev: sooner, for tests)

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::record::Rule;
-pub use raw::{Mechanism, OnDataLoss, OutputMode, StartingOffsets};
+pub use raw::{InputReader, Mechanism, OnDataLoss, OutputMode, StartingOffsets};
 pub use validate::{OWNED_PREFIXES, OWNED_SETTINGS};
 
 pub mod duration;
@@ -218,6 +218,8 @@ pub struct Redis {
 pub struct Worker {
     /// Consumers of the input, each in a thread of its own.
     pub scan_threads: u16,
+    /// What reads the input.
+    pub input_reader: InputReader,
     /// Where `/healthz`, `/readyz`, `/metrics` and `/status` are served.
     pub admin_listen: SocketAddr,
     /// How long the group keeps a silent member.

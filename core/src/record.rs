@@ -37,6 +37,7 @@
 //! - `-0` is a float to `serde_json` (integers have no negative zero), so a `timestamp` of `-0` is not an integer.
 
 mod general;
+mod lanes;
 mod plain;
 mod swar;
 mod word;

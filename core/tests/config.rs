@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crashmonitor_core::config::{Config, Mechanism, OnDataLoss, OutputMode, Secret, StartingOffsets, raw};
+use crashmonitor_core::config::{
+    Config, InputReader, Mechanism, OnDataLoss, OutputMode, Secret, StartingOffsets, raw,
+};
 
 const MINIMAL: &str = "\
 monitor: {namespace: default, name: checkout, uid: abc}
@@ -51,6 +53,7 @@ fn the_minimal_configuration_has_the_documented_defaults() {
     assert_eq!((config.repartition.partitions, config.repartition.replication_factor), (16, 3));
     assert_eq!(config.checkpoint, None);
     assert_eq!(config.worker.scan_threads, 1);
+    assert_eq!(config.worker.input_reader, InputReader::Direct);
     assert_eq!(config.worker.admin_listen.to_string(), "127.0.0.1:9400");
     assert_eq!(config.worker.session_timeout, Duration::from_secs(10));
     assert_eq!(config.worker.commit_interval, Duration::from_secs(2));

@@ -316,3 +316,26 @@ fn agrees_with_value_on_every_single_byte_change_of_a_record() {
         }
     }
 }
+
+/// The fast reader looks at blocks, the last of which is padded or overlaps: whatever stands at the edges of one.
+#[test]
+fn agrees_with_value_at_every_length_and_with_every_kind_of_byte_at_its_ends() {
+    let rules = matchers();
+    for filler in 0..150 {
+        let content = format!("{}Crash", "x".repeat(filler));
+        let good =
+            format!(r#"{{"timestamp":1768142570123,"severity":"High","user_id":"u","content":"{content}"}}"#);
+        assert_same(&rules, good.as_bytes()).unwrap();
+        for byte in [0, b'\t', b'\n', b' ', b'"', b'\\', b'x', 0x7f, 0x80, 0xc3, 0xff] {
+            for at in [0, good.len() - 2, good.len() - 3, good.len() - 1, good.len()] {
+                let mut bytes = good.clone().into_bytes();
+                bytes.insert(at, byte);
+                assert_same(&rules, &bytes).unwrap();
+                bytes.extend([b' '; 70]);
+                assert_same(&rules, &bytes).unwrap();
+                *bytes.last_mut().expect("it is not empty") = byte;
+                assert_same(&rules, &bytes).unwrap();
+            }
+        }
+    }
+}

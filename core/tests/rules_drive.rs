@@ -284,7 +284,7 @@ fn time_a_source_that_alignment_paused_before_it_was_read_is_paused_at_once() {
     };
     let mut ahead = scanner::claim_of(0, 2, 0);
     ahead.metadata.mark = Some(at(10_000));
-    assert_eq!(drive.out_of_range(&[SourceId(0)]), [SourceId(0)]);
+    assert_eq!(drive.claim_anew(&[SourceId(0)]), [SourceId(0)]);
     drive.claimed(&ahead, at(scanner::NOW));
     assert_eq!(drive.heed(&observed), scan_drive::Heeded::default(), "there is nothing to pause yet");
     send_and_acknowledge(&mut drive);

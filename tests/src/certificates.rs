@@ -24,7 +24,20 @@ basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 subjectAltName = IP:HOST, DNS:localhost
+[server_authority]
+basicConstraints = critical, CA:TRUE
+extendedKeyUsage = serverAuth
+subjectAltName = IP:HOST, DNS:localhost
 ";
+
+/// What the server's certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerCertificate {
+    /// A server's, as it should be.
+    Leaf,
+    /// One that may vouch for others too.
+    Authority,
+}
 
 /// PEM files of an authority and of a server that it vouches for.
 #[derive(Debug, Clone)]
@@ -42,6 +55,11 @@ pub struct Certificates {
 impl Certificates {
     /// Makes them in `dir`, for a server at `host`.
     pub fn make(dir: &Path, host: Ipv4Addr) -> Certificates {
+        Certificates::make_for(dir, host, ServerCertificate::Leaf)
+    }
+
+    /// Makes them in `dir`, with another kind of server.
+    pub fn make_for(dir: &Path, host: Ipv4Addr, server: ServerCertificate) -> Certificates {
         let file = |name: &str| dir.join(name);
         let config = file("openssl.cnf");
         let text = CONFIG.replace("HOST", &host.to_string());
@@ -49,7 +67,11 @@ impl Certificates {
         let (ca, ca_key) = (file("ca.pem"), file("ca.key"));
         let (certificate, key) = (file("server.pem"), file("server.key"));
         request(&config, "authority", &ca, &ca_key, None);
-        request(&config, "server", &certificate, &key, Some((&ca, &ca_key)));
+        let extensions = match server {
+            ServerCertificate::Leaf => "server",
+            ServerCertificate::Authority => "server_authority",
+        };
+        request(&config, extensions, &certificate, &key, Some((&ca, &ca_key)));
 
         let read = |path: &Path| fs::read(path).unwrap_or_else(|e| panic!("reading {}: {e}", path.display()));
         let key_store = file("server-key-store.pem");

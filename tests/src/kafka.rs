@@ -10,7 +10,7 @@
 
 mod properties;
 
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, ServerCertificate};
 use crate::home::Dir;
 use crate::ports::Port;
 use crate::process::Process;
@@ -78,6 +78,8 @@ pub struct Builder {
     heap: String,
     full_compiler: bool,
     host: Ipv4Addr,
+    racks: bool,
+    server: ServerCertificate,
 }
 
 impl Builder {
@@ -119,6 +121,18 @@ impl Builder {
     /// it must not be taken for dead then.
     pub fn for_pods(self, host: Ipv4Addr) -> Builder {
         self.host(host).property("broker.session.timeout.ms", "60000")
+    }
+
+    /// Puts broker n into the rack `rack-n`.
+    pub fn racks(mut self) -> Builder {
+        self.racks = true;
+        self
+    }
+
+    /// Gives the brokers a certificate that is an authority's: OpenSSL accepts it as a server's, rustls does not.
+    pub fn with_authority_as_server(mut self) -> Builder {
+        self.server = ServerCertificate::Authority;
+        self
     }
 
     /// The heap of each JVM, as `-Xmx` takes it; the default is `512m`.
@@ -188,6 +202,8 @@ impl Kafka {
             heap: "512m".to_owned(),
             full_compiler: false,
             host: Ipv4Addr::LOCALHOST,
+            racks: false,
+            server: ServerCertificate::Leaf,
         }
     }
 
@@ -303,11 +319,9 @@ impl Kafka {
 
     fn prepare(builder: Builder) -> Kafka {
         let dir = Dir::new("kafka");
-        let certificates = builder
-            .listeners
-            .iter()
-            .any(|l| l.has_tls())
-            .then(|| Certificates::make(dir.path(), builder.host));
+        let certificates = builder.listeners.iter().any(|l| l.has_tls());
+        let certificates =
+            certificates.then(|| Certificates::make_for(dir.path(), builder.host, builder.server));
         let brokers = (0..builder.brokers)
             .map(|n| {
                 let broker_dir = dir.path().join(format!("broker-{n}"));

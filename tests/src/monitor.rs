@@ -47,7 +47,8 @@ pub struct Monitor<'a> {
 
 impl<'a> Monitor<'a> {
     /// A monitor with a name of its own that begins with `name`; it keeps late records and dead letters, starts at
-    /// the earliest record, commits often, and keeps no checkpoints.
+    /// the earliest record, commits often, and keeps no checkpoints. `CRASHMONITOR_INPUT_READER` says how all monitors
+    /// read their input.
     pub fn new(kafka: &'a Kafka, name: &str) -> Monitor<'a> {
         let name = unique(name);
         let config = json!({
@@ -63,7 +64,11 @@ impl<'a> Monitor<'a> {
             "repartition": {"partitions": SHARDS, "replicationFactor": 1},
             "worker": {"commitInterval": "200ms"},
         });
-        Monitor { kafka, name, config }
+        let monitor = Monitor { kafka, name, config };
+        match std::env::var("CRASHMONITOR_INPUT_READER") {
+            Ok(reader) => monitor.set("worker.inputReader", reader),
+            Err(_) => monitor,
+        }
     }
 
     /// The same as a resource of this namespace in Kubernetes: groups, internal topic and snapshots are named after it.
@@ -176,6 +181,14 @@ impl<'a> Monitor<'a> {
         let workers: Vec<Worker> = (0..count).map(|pod| self.start_worker(&pod.to_string())).collect();
         workers.iter().for_each(|worker| worker.wait_ready(READY_TIMEOUT));
         workers
+    }
+
+    /// Panics if one of the workers had to leave the direct path.
+    #[track_caller]
+    pub fn assert_no_fallback(workers: &[Worker]) {
+        for worker in workers {
+            assert!(!worker.log().contains("reading the input through librdkafka"), "{}", worker.log_tail());
+        }
     }
 
     /// Ends workers in order: what they have counted and may write is in the output then.

@@ -122,6 +122,16 @@ impl Topics {
         i32::try_from(topic.partitions().len()).ok().filter(|partitions| *partitions > 0)
     }
 
+    /// The broker that leads a partition.
+    #[track_caller]
+    pub fn leader_of(&self, topic: &str, partition: i32) -> i32 {
+        let metadata = self.inspector().fetch_metadata(Some(topic), TIMEOUT);
+        let metadata = metadata.unwrap_or_else(|e| panic!("reading the metadata of {topic}: {e}"));
+        let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let found = partitions.find(|found| found.id() == partition);
+        found.unwrap_or_else(|| panic!("{topic} has no partition {partition}")).leader()
+    }
+
     /// All settings of a topic, defaults included.
     #[track_caller]
     pub fn topic_config(&self, name: &str) -> BTreeMap<String, String> {

@@ -247,6 +247,7 @@ fn every_way_to_reach_kafka_carries_records_from_end_to_end() {
         await_crashes(&monitor);
         worker.stop(TIMEOUT);
         assert!(!worker.log().contains(PASSWORD), "{security:?} {mechanism:?}: the password was logged");
+        Monitor::assert_no_fallback(&[worker]);
     }
 }
 

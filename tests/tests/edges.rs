@@ -32,7 +32,11 @@ fn monitor(name: &str) -> Monitor<'static> {
 
 /// A monitor with a running worker.
 fn running(name: &str, partitions: i32) -> (Monitor<'static>, Vec<Worker>) {
-    let monitor = monitor(name);
+    started(monitor(name), partitions)
+}
+
+/// A running worker for a monitor.
+fn started(monitor: Monitor<'static>, partitions: i32) -> (Monitor<'static>, Vec<Worker>) {
     monitor.create_input(partitions);
     let workers = monitor.start_workers(1);
     (monitor, workers)
@@ -48,6 +52,7 @@ fn results_through(monitor: &Monitor<'_>, workers: &[Worker], end_ms: i64) -> Ve
     monitor.advance(end_ms);
     monitor.await_closed(workers, end_ms, TIMEOUT);
     Monitor::stop(workers);
+    Monitor::assert_no_fallback(workers);
     monitor.results()
 }
 
@@ -283,9 +288,21 @@ fn only_the_value_of_the_top_level_content_counts_as_a_json_parser_reads_it() {
 
 // ---- What brokers do to a log ----
 
+/// What lies in a log is read alike by both readers.
+const LIBRDKAFKA: (&str, &str) = ("worker.inputReader", "Librdkafka");
+
 #[test]
 fn compressed_batches_are_read() {
-    let (monitor, workers) = running("codecs", 1);
+    compressed_batches(monitor("codecs"));
+}
+
+#[test]
+fn compressed_batches_are_read_through_librdkafka() {
+    compressed_batches(monitor("codecs").set(LIBRDKAFKA.0, LIBRDKAFKA.1));
+}
+
+fn compressed_batches(monitor: Monitor<'static>) {
+    let (monitor, workers) = started(monitor, 1);
     let codecs = ["gzip", "lz4", "snappy", "zstd"];
     for codec in codecs {
         let records = [crash(T, codec), record(T, "Low", codec, &"fine ".repeat(100)), crash(T, codec)];
@@ -306,7 +323,16 @@ fn in_transaction(monitor: &Monitor<'_>, user: &str) -> crashmonitor_testbed::to
 
 #[test]
 fn aborted_records_do_not_count_and_an_open_transaction_holds_event_time() {
-    let monitor = monitor("transactions").set("window.idleTimeout", "1s");
+    transactions(monitor("transactions"));
+}
+
+#[test]
+fn the_same_of_transactions_through_librdkafka() {
+    transactions(monitor("transactions").set(LIBRDKAFKA.0, LIBRDKAFKA.1));
+}
+
+fn transactions(monitor: Monitor<'static>) {
+    let monitor = monitor.set("window.idleTimeout", "1s");
     monitor.create_input(2);
     let workers = monitor.start_workers(1);
     in_transaction(&monitor, "committed").commit();
@@ -341,7 +367,15 @@ fn aborted_records_do_not_count_and_an_open_transaction_holds_event_time() {
 
 #[test]
 fn a_compacted_topic_is_read_over_its_holes() {
-    let monitor = monitor("compacted");
+    compacted(&monitor("compacted"));
+}
+
+#[test]
+fn a_compacted_topic_is_read_over_its_holes_through_librdkafka() {
+    compacted(&monitor("compacted").set(LIBRDKAFKA.0, LIBRDKAFKA.1));
+}
+
+fn compacted(monitor: &Monitor<'_>) {
     let settings = [
         ("cleanup.policy", "compact"),
         ("segment.ms", "1000"),
@@ -471,7 +505,16 @@ fn retention_that_overtakes_the_reader_stops_a_monitor_that_must_not_lose() {
 
 #[test]
 fn retention_that_overtakes_a_running_reader_is_reported_too() {
-    let (monitor, workers) = running("overtaken-running", 1);
+    overtaken_running(monitor("overtaken-running"));
+}
+
+#[test]
+fn retention_that_overtakes_a_running_librdkafka_is_reported_too() {
+    overtaken_running(monitor("overtaken-running").set(LIBRDKAFKA.0, LIBRDKAFKA.1));
+}
+
+fn overtaken_running(monitor: Monitor<'static>) {
+    let (monitor, workers) = started(monitor, 1);
     monitor.write(0, &three(T, "read"));
     await_status(&workers[0], "the records read", |status| status["input"]["0"]["position"] == 3);
     workers[0].sigstop();

@@ -113,6 +113,7 @@ fn judge(monitor: &Monitor<'_>, workers: &[Worker], log: &Log) -> Vec<Alert> {
     monitor.advance(closed_ms + LATENESS_MS.cast_signed() + 2_000);
     monitor.await_closed(workers, closed_ms, TIMEOUT);
     Monitor::stop(workers);
+    Monitor::assert_no_fallback(workers);
 
     // Two independent opinions on what is right: the generator's, and a parse of what was really read back.
     let expected = monitor.expected();
@@ -149,9 +150,8 @@ fn dead_letters_are_all_there(monitor: &Monitor<'_>, tally: &Tally) {
 }
 
 /// What the workers have written, and how many results there must be.
-fn equals_the_recomputation(name: &str, mode: &str, worker_count: usize) -> (Vec<Alert>, usize) {
+fn equals_the_recomputation(monitor: Monitor<'_>, worker_count: usize) -> (Vec<Alert>, usize) {
     let log = Log::new(worker_count as u64);
-    let monitor = monitor(name, mode);
     log.write_first_half(&monitor);
     let workers = monitor.start_workers(worker_count);
     (0..PARTS).for_each(|part| log.write_part(&monitor, &workers, part));
@@ -159,13 +159,13 @@ fn equals_the_recomputation(name: &str, mode: &str, worker_count: usize) -> (Vec
 }
 
 fn final_equals_the_recomputation(worker_count: usize) {
-    let (alerts, _) = equals_the_recomputation("final", "Final", worker_count);
+    let (alerts, _) = equals_the_recomputation(monitor("final", "Final"), worker_count);
     assert!(alerts.iter().all(|alert| alert.mode == Mode::Final));
 }
 
 /// That the counts of an interval and user strictly grow, and that the last one is right, is the report's judgement.
 fn updates_equal_the_recomputation(worker_count: usize) {
-    let (alerts, results) = equals_the_recomputation("updates", "Updates", worker_count);
+    let (alerts, results) = equals_the_recomputation(monitor("updates", "Updates"), worker_count);
     assert!(alerts.iter().all(|alert| alert.mode == Mode::Update));
     assert!(alerts.len() > results, "late records have changed some results");
 }
@@ -183,6 +183,11 @@ fn final_results_of_2_workers_equal_the_recomputation() {
 #[test]
 fn final_results_of_4_workers_equal_the_recomputation() {
     final_equals_the_recomputation(4);
+}
+
+#[test]
+fn final_results_of_2_workers_that_read_through_librdkafka_equal_the_recomputation() {
+    equals_the_recomputation(monitor("final", "Final").set("worker.inputReader", "Librdkafka"), 2);
 }
 
 #[test]

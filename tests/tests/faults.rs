@@ -84,6 +84,7 @@ fn finish(monitor: &Monitor<'_>, load: Load, workers: &[Worker]) {
     // A transaction that a dead worker left open hides what is behind it until it times out.
     monitor.await_results(&expected, TIMEOUT);
     Monitor::stop(workers);
+    Monitor::assert_no_fallback(workers);
     let report = monitor.report();
     assert!(report.is_right(), "{report}");
     assert!(report.right > 100, "too few results to tell: {report}");

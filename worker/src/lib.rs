@@ -8,12 +8,14 @@
 pub mod admin;
 mod aggregate_loop;
 mod driver;
+pub mod fetch;
 pub mod kafka;
 mod keeper;
 pub mod logging;
 pub mod metrics;
 mod observe;
 pub mod purge;
+pub mod reader;
 pub mod redis_store;
 pub mod run;
 mod scan_loop;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crashmonitor_core::ids::{InputOffset, Shard, SourceId};
+use crashmonitor_core::ids::{InputOffset, Shard, SourceId, TopicId};
 use crashmonitor_core::output;
 use crashmonitor_core::record::{Malformed, Matcher};
 use crashmonitor_core::scan::drive::{Drive, Heeded, Observed, Step};
@@ -23,16 +23,14 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
 use crate::driver::{LOOP_BOUND, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, now, scan_params};
 use crate::kafka;
-use crate::kafka::batch::{Item, MessageQueue};
 use crate::kafka::client::{POLL_STEP, Producer, send};
 use crate::kafka::group::{CommitResult, GroupConsumer, GroupEvent, Position};
 use crate::metrics::{Rebalance, ScanCounts, Stage};
+use crate::reader::{Item, Reader};
 use crate::run::Error;
 
 /// How long a poll waits for the first record: as long as a tick may come late.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
-/// Records of one poll. Large enough that the calls around it don't count, small enough that frames go out in time.
-const POLL_RECORDS_MAX: usize = 8_192;
 /// How often an unclaimed partition is looked at again.
 const CLAIM_INTERVAL: Duration = Duration::from_millis(50);
 /// How long handing over or leaving may wait for acknowledgements.
@@ -57,6 +55,8 @@ struct ScanLoop<'a> {
     consumer: GroupConsumer,
     producer: Producer,
     drive: Drive,
+    /// The topic that the input's name stands for, as it was seen last; that of every source which is read.
+    input_topic: TopicId,
     claim_at: Instant,
     commit_at: Instant,
     report_at: Instant,
@@ -68,22 +68,23 @@ struct ScanLoop<'a> {
 /// Scans until the worker ends.
 pub fn run(shared: &Shared, thread: u16) -> Result<(), Error> {
     let consumer = shared.context.clients.scan_consumer(thread)?;
-    let mut queue = consumer.message_queue();
+    let mut reader =
+        Reader::new(&shared.context.clients, thread, &consumer, shared.config().worker.input_reader);
     consumer.subscribe().map_err(|error| Error::Runtime(error.to_string()))?;
     let heartbeat = shared.context.admin.register(&format!("scan-{thread}"), LOOP_BOUND);
     let mut scanning = ScanLoop::new(shared, thread, consumer)?;
     let mut pause = RESTART_PAUSE.0;
     while !shared.is_ending() {
         heartbeat.beat();
-        match scanning.turn(&mut queue) {
+        match scanning.turn(&mut reader) {
             Ok(true) => pause = RESTART_PAUSE.0,
             Ok(false) => {}
             Err(StartAgain(reason)) => {
                 tracing::warn!("scan starts again at the committed offsets: {reason}");
                 if scanning.drive.must_rejoin() {
-                    scanning.rejoin(&mut queue)?;
+                    scanning.rejoin(&mut reader)?;
                 }
-                scanning.start_again(&mut queue)?;
+                scanning.start_again(&mut reader)?;
                 // Events are served meanwhile only after the pause, which is far below any session timeout's worth.
                 scanning.claim_at = Instant::now() + pause;
                 pause = (pause * 2).min(RESTART_PAUSE.1);
@@ -104,6 +105,7 @@ impl<'a> ScanLoop<'a> {
             consumer,
             producer: shared.context.clients.idempotent_producer()?,
             drive: Drive::new(new_scan(shared)?, policy(shared)),
+            input_topic: TopicId::default(),
             claim_at: now,
             commit_at: now,
             report_at: now,
@@ -114,15 +116,15 @@ impl<'a> ScanLoop<'a> {
     }
 
     /// One turn; true if a round was acknowledged, which proves that the way to the broker is open.
-    fn turn(&mut self, queue: &mut MessageQueue) -> Result<bool, StartAgain> {
+    fn turn(&mut self, reader: &mut Reader) -> Result<bool, StartAgain> {
         for event in self.consumer.poll_events() {
-            self.follow(event, queue)?;
+            self.follow(event, reader)?;
         }
         if self.drive.has_failed() {
             return Err(StartAgain("what was sent before a hand-over has not arrived".to_owned()));
         }
         if let Some(observed) = self.shared.observed() {
-            self.heed(&observed, queue)?;
+            self.heed(&observed, reader)?;
         }
         if !self.drive.unclaimed().is_empty() && Instant::now() >= self.claim_at {
             self.claim_at = Instant::now() + CLAIM_INTERVAL;
@@ -131,11 +133,11 @@ impl<'a> ScanLoop<'a> {
         if self.drive.scan().is_saturated() {
             self.producer.poll(POLL_TIMEOUT);
         } else {
-            self.read(queue)?;
+            self.read(reader)?;
         }
         self.flush(false)?;
         let progressed = self.serve_deliveries()?;
-        self.read_claimed(queue)?;
+        self.read_claimed(reader)?;
         if self.commit_at.elapsed() >= self.shared.config().worker.commit_interval {
             self.commit_at = Instant::now();
             self.commit()?;
@@ -147,7 +149,7 @@ impl<'a> ScanLoop<'a> {
         Ok(progressed)
     }
 
-    fn follow(&mut self, event: GroupEvent, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+    fn follow(&mut self, event: GroupEvent, reader: &mut Reader) -> Result<(), StartAgain> {
         let metrics = self.shared.context.admin.metrics();
         match event {
             GroupEvent::Assigned(partitions) => {
@@ -156,17 +158,17 @@ impl<'a> ScanLoop<'a> {
                 self.drive.assigned(sources(&partitions));
                 self.claim_at = Instant::now();
                 // Answered at once; each partition is read once it is claimed.
-                self.consumer.assign(queue, &[])?;
+                reader.accept(&self.consumer)?;
             }
             GroupEvent::Revoked(partitions) => {
                 metrics.count_rebalance(Stage::Scan, Rebalance::Revoked);
                 self.hand_over();
-                self.release(&partitions, queue)?;
+                self.release(&partitions, reader)?;
             }
             GroupEvent::Lost(partitions) => {
                 metrics.count_rebalance(Stage::Scan, Rebalance::Lost);
                 tracing::warn!(?partitions, "input partitions were taken away: the session timed out");
-                self.release(&partitions, queue)?;
+                self.release(&partitions, reader)?;
             }
             GroupEvent::Error { code, text, is_fatal } => {
                 if is_fatal {
@@ -201,26 +203,27 @@ impl<'a> ScanLoop<'a> {
         }
     }
 
-    fn release(&mut self, partitions: &[i32], queue: &mut MessageQueue) -> Result<(), StartAgain> {
+    fn release(&mut self, partitions: &[i32], reader: &mut Reader) -> Result<(), StartAgain> {
         let released: Vec<SourceId> = sources(partitions).collect();
         let read = self.drive.give_up(&released);
         self.publish_owned();
-        Ok(self.consumer.unassign(queue, &numbers(&read))?)
+        Ok(reader.stop(&self.consumer, &numbers(&read))?)
     }
 
     /// Takes in what the observer has seen.
-    fn heed(&mut self, observed: &Observed, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+    fn heed(&mut self, observed: &Observed, reader: &mut Reader) -> Result<(), StartAgain> {
+        self.input_topic = observed.input_topic;
         let Heeded { recreated, stop, pause, resume } = self.drive.heed(observed);
         if !recreated.is_empty() {
             tracing::warn!(?recreated, "the input topic was deleted and made again");
             self.publish_owned();
-            self.consumer.unassign(queue, &numbers(&stop))?;
+            reader.stop(&self.consumer, &numbers(&stop))?;
         }
         if !pause.is_empty() {
-            self.consumer.pause(&numbers(&pause))?;
+            reader.pause(&self.consumer, &numbers(&pause))?;
         }
         if !resume.is_empty() {
-            self.consumer.resume(&numbers(&resume))?;
+            reader.resume(&self.consumer, &numbers(&resume))?;
         }
         Ok(())
     }
@@ -316,17 +319,17 @@ impl<'a> ScanLoop<'a> {
     }
 
     /// Begins to read the sources whose claims have arrived in every shard.
-    fn read_claimed(&mut self, queue: &mut MessageQueue) -> Result<(), StartAgain> {
+    fn read_claimed(&mut self, reader: &mut Reader) -> Result<(), StartAgain> {
         let readable = self.drive.take_readable();
         if readable.is_empty() {
             return Ok(());
         }
         let starts = readable.iter().map(|(source, from)| (source.0.cast_signed(), from.0.cast_signed()));
         let starts: Vec<(i32, i64)> = starts.collect();
-        self.consumer.assign(queue, &starts)?;
+        reader.start(&self.consumer, self.input_topic, &starts)?;
         let paused = self.drive.reading(&readable);
         if !paused.is_empty() {
-            self.consumer.pause(&numbers(&paused))?;
+            reader.pause(&self.consumer, &numbers(&paused))?;
         }
         Ok(())
     }
@@ -341,34 +344,45 @@ impl<'a> ScanLoop<'a> {
         }
     }
 
-    fn read(&mut self, queue: &mut MessageQueue) -> Result<(), StartAgain> {
-        let batch = queue.poll(POLL_TIMEOUT, POLL_RECORDS_MAX);
+    fn read(&mut self, reader: &mut Reader) -> Result<(), StartAgain> {
         let now = now();
-        let mut out_of_range = Vec::new();
-        for item in batch.iter() {
+        let (mut out_of_range, mut unsupported) = (Vec::new(), None);
+        reader.poll(POLL_TIMEOUT, |item| {
             match item {
-                Item::Message { partition, offset, key, payload, timestamp_ms, log_append_time } => {
-                    let appended_at = timestamp_ms.filter(|_| log_append_time).map(Timestamp::from_millis);
+                Item::Record { partition, offset, key, value, appended_at_ms } => {
+                    let appended_at = appended_at_ms.map(Timestamp::from_millis);
                     let source = SourceId(partition.cast_unsigned());
-                    let input = Input { source, offset: input_offset(offset), appended_at, value: payload };
+                    let input = Input { source, offset: input_offset(offset), appended_at, value };
                     self.record(&input, key, now)?;
                     if self.drive.scan().wants_flush() {
                         self.flush(false)?;
                     }
                 }
-                Item::Eof { partition, offset } => {
+                Item::Reached { partition, offset } => {
                     self.drive.scan().reached(SourceId(partition.cast_unsigned()), input_offset(offset));
                 }
-                Item::Error { partition, code, text } => match code {
-                    RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                        out_of_range.push(partition);
-                    }
-                    _ => tracing::warn!(partition, "reading the input: {text}"),
-                },
+                Item::OutOfRange { partition } => out_of_range.push(partition),
+                Item::Error { partition, text } => tracing::warn!(partition, "reading the input: {text}"),
+                Item::Unsupported { reason } => unsupported = Some(reason),
             }
+            Ok::<(), StartAgain>(())
+        })?;
+        if let Some(reason) = unsupported {
+            return self.fall_back(&reason, reader);
         }
-        drop(batch);
-        if out_of_range.is_empty() { Ok(()) } else { self.skip_lost(&out_of_range, queue) }
+        if out_of_range.is_empty() { Ok(()) } else { self.skip_lost(&out_of_range, reader) }
+    }
+
+    /// Goes on with librdkafka: every partition is claimed again, and read from where it was committed.
+    fn fall_back(&mut self, reason: &str, reader: &mut Reader) -> Result<(), StartAgain> {
+        tracing::warn!("reading the input through librdkafka from here on: {reason}");
+        self.hand_over();
+        let claimed: Vec<SourceId> = self.drive.owned().iter().copied().collect();
+        let stop = self.drive.claim_anew(&claimed);
+        self.publish_owned();
+        reader.stop(&self.consumer, &numbers(&stop))?;
+        reader.fall_back();
+        Ok(())
     }
 
     fn record(&mut self, input: &Input<'_>, key: Option<&[u8]>, now: Timestamp) -> Result<(), StartAgain> {
@@ -409,14 +423,14 @@ impl<'a> ScanLoop<'a> {
     }
 
     /// Retention was faster than the reader: says so and goes on, or stops, as the resource wants it.
-    fn skip_lost(&mut self, partitions: &[i32], queue: &mut MessageQueue) -> Result<(), StartAgain> {
+    fn skip_lost(&mut self, partitions: &[i32], reader: &mut Reader) -> Result<(), StartAgain> {
         // The claim decides what to do about it from the same facts, so it is the one place that does.
         tracing::warn!(?partitions, "the offset to read is no longer in the log");
         self.hand_over();
         let lost: Vec<SourceId> = sources(partitions).collect();
-        let stop = self.drive.out_of_range(&lost);
+        let stop = self.drive.claim_anew(&lost);
         self.publish_owned();
-        Ok(self.consumer.unassign(queue, &numbers(&stop))?)
+        Ok(reader.stop(&self.consumer, &numbers(&stop))?)
     }
 
     fn flush(&mut self, at_once: bool) -> Result<(), StartAgain> {
@@ -479,18 +493,19 @@ impl<'a> ScanLoop<'a> {
     }
 
     /// Makes a new member of us, which fences the commits of the one before that may still be under way.
-    fn rejoin(&mut self, queue: &mut MessageQueue) -> Result<(), Error> {
+    fn rejoin(&mut self, reader: &mut Reader) -> Result<(), Error> {
         let consumer = self.shared.context.clients.scan_consumer(self.thread)?;
         let runtime = |error: kafka::Error| Error::Runtime(error.to_string());
-        // Nothing is to be stopped any more: the old consumer goes with all that it reads.
-        *queue = consumer.message_queue();
+        // Nothing is to be stopped any more: the old consumer and the old reader go with all that they read.
+        let asked = self.shared.config().worker.input_reader;
+        *reader = Reader::new(&self.shared.context.clients, self.thread, &consumer, asked);
         consumer.subscribe().map_err(runtime)?;
         self.consumer = consumer;
         Ok(())
     }
 
     /// The one way back: a new producer, nothing remembered, every partition claimed again.
-    fn start_again(&mut self, queue: &mut MessageQueue) -> Result<(), Error> {
+    fn start_again(&mut self, reader: &mut Reader) -> Result<(), Error> {
         self.producer.purge(PurgeConfig::default().queue().inflight());
         self.producer = self.shared.context.clients.idempotent_producer()?;
         let is_new_member = self.drive.must_rejoin();
@@ -499,7 +514,7 @@ impl<'a> ScanLoop<'a> {
         if is_new_member {
             return Ok(());
         }
-        self.consumer.unassign(queue, &numbers(&read)).map_err(|error| Error::Runtime(error.to_string()))
+        reader.stop(&self.consumer, &numbers(&read)).map_err(|error| Error::Runtime(error.to_string()))
     }
 
     fn leave(mut self) {

@@ -27,6 +27,16 @@ pub enum OnDataLoss {
     Fail,
 }
 
+/// What reads the input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum InputReader {
+    /// The worker itself, straight from the brokers; librdkafka where that can't be.
+    #[default]
+    Direct,
+    /// Librdkafka.
+    Librdkafka,
+}
+
 /// When a result is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum OutputMode {
@@ -361,6 +371,8 @@ pub struct RedisTls {
 pub struct Worker {
     /// Consumers of the input.
     pub scan_threads: i64,
+    /// What reads the input.
+    pub input_reader: InputReader,
     /// Where the admin endpoints are served.
     pub admin_listen: String,
     /// How long the group keeps a silent member.
@@ -375,6 +387,7 @@ impl Default for Worker {
     fn default() -> Worker {
         Worker {
             scan_threads: 1,
+            input_reader: InputReader::default(),
             admin_listen: "127.0.0.1:9400".to_string(),
             session_timeout: "10s".into(),
             commit_interval: "2s".into(),

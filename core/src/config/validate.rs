@@ -273,6 +273,7 @@ fn worker(raw: &raw::Worker) -> Result<Worker, Error> {
     };
     Ok(Worker {
         scan_threads: number("worker.scanThreads", raw.scan_threads, 1, 64)?,
+        input_reader: raw.input_reader,
         admin_listen,
         session_timeout: span("worker.sessionTimeout", &raw.session_timeout, SECOND, 300 * SECOND)?,
         commit_interval: span("worker.commitInterval", &raw.commit_interval, 100 * MILLISECOND, 60 * SECOND)?,

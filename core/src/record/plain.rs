@@ -1,4 +1,4 @@
-//! The reader for the common layout: one flat object of printable ASCII without a backslash.
+//! The reader for the common layout: one flat object in ASCII without control characters and without a backslash.
 //!
 //! Responsible for being fast, and for accepting nothing that `serde_json` would read differently. Whatever it is not
 //! sure of it returns as `None`, for the general reader; so it must never call a record malformed.
@@ -6,9 +6,12 @@
 //! Why so little is enough: without control characters, backslashes and bytes above ASCII every quote begins or ends
 //! a string, every string stands for itself, and the only white space is the space. So the quotes are found for whole
 //! blocks of bytes, and what is left to look at are the few bytes between a string's end and the next one's start.
+//! Whether the bytes are such is found in the same pass, block by block, so it is known only at the end: what was read
+//! until then is worth nothing if they are not.
 
 use std::borrow::Cow;
 
+use super::lanes::{self, BLOCK_BYTES, Survey};
 use super::{Fields, Malformed, Matcher, swar, timestamp_from_unsigned, user_id_fits};
 use crate::time::Timestamp;
 
@@ -68,9 +71,6 @@ enum Scalar<'a> {
 
 /// Reads `bytes` if they have the common layout.
 pub(super) fn read(bytes: &[u8]) -> Option<PlainFields<'_>> {
-    if !is_plain(bytes) {
-        return None;
-    }
     let mut fields = PlainFields::default();
     let mut text = Cursor { bytes, at: 0, quotes: Quotes::new(bytes) };
     text.expect(b'{')?;
@@ -88,26 +88,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<PlainFields<'_>> {
         }
     }
     text.skip_spaces();
-    text.rest().is_empty().then_some(fields)
-}
-
-/// Whether all of `bytes` is printable ASCII and none a backslash.
-fn is_plain(bytes: &[u8]) -> bool {
-    // A fixed number of bytes without an early exit becomes a few vector instructions; the last chunk overlaps the
-    // one before it, which spares a loop over what is left.
-    const LANES: usize = 32;
-    match bytes.last_chunk::<LANES>() {
-        Some(tail) => {
-            bytes.as_chunks::<LANES>().0.iter().fold(odd_bytes(tail), |odd, c| odd | odd_bytes(c)) == 0
-        }
-        None => odd_bytes(bytes) == 0,
-    }
-}
-
-/// Not 0 if one of `bytes` is a backslash or not printable ASCII.
-#[inline(always)]
-fn odd_bytes<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u8 {
-    bytes.into_iter().fold(0, |odd, &byte| odd | u8::from(!(b' '..=b'~').contains(&byte) | (byte == b'\\')))
+    // Behind the last quote there may be blocks of spaces, which were seen to be spaces.
+    (text.rest().is_empty() && !text.quotes.odd).then_some(fields)
 }
 
 /// Where the quotes are, in order, a block of bytes at a time.
@@ -117,47 +99,44 @@ struct Quotes<'a> {
     base: usize,
     /// The block's quotes that were not given out yet, one bit a byte.
     left: u64,
+    /// Whether a byte up to the block's end is none of the common layout's.
+    odd: bool,
 }
 
 impl<'a> Quotes<'a> {
-    const BLOCK_BYTES: usize = 64;
-
-    /// `bytes` are ASCII.
     fn new(bytes: &'a [u8]) -> Quotes<'a> {
-        Quotes { bytes, base: 0, left: Quotes::of_block_at(bytes, 0) }
+        let Survey { quotes, odd } = Quotes::of_block_at(bytes, 0);
+        Quotes { bytes, base: 0, left: quotes, odd }
     }
 
     fn next(&mut self) -> Option<usize> {
         while self.left == 0 {
-            self.base += Quotes::BLOCK_BYTES;
+            self.base += BLOCK_BYTES;
             if self.base >= self.bytes.len() {
                 return None;
             }
-            self.left = Quotes::of_block_at(self.bytes, self.base);
+            let Survey { quotes, odd } = Quotes::of_block_at(self.bytes, self.base);
+            (self.left, self.odd) = (quotes, self.odd | odd);
         }
         let at = self.base + self.left.trailing_zeros() as usize;
         self.left &= self.left - 1;
         Some(at)
     }
 
-    fn of_block_at(bytes: &[u8], base: usize) -> u64 {
+    #[inline(always)]
+    fn of_block_at(bytes: &[u8], base: usize) -> Survey {
         let rest = &bytes[base..];
         if let Some(block) = rest.first_chunk() {
-            return Quotes::of_block(block);
+            return lanes::survey(block);
         }
         // The end of the bytes: taken from the last whole block, or, if there is none, from a padded copy.
         if let Some(block) = bytes.last_chunk() {
-            return Quotes::of_block(block).unbounded_shr((Quotes::BLOCK_BYTES - rest.len()) as u32);
+            let Survey { quotes, odd } = lanes::survey(block);
+            return Survey { quotes: quotes.unbounded_shr((BLOCK_BYTES - rest.len()) as u32), odd };
         }
-        let mut block = [0; Quotes::BLOCK_BYTES];
+        let mut block = [b' '; BLOCK_BYTES];
         block[..rest.len()].copy_from_slice(rest);
-        Quotes::of_block(&block)
-    }
-
-    #[inline(always)]
-    fn of_block(block: &[u8; Quotes::BLOCK_BYTES]) -> u64 {
-        let words = block.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).enumerate();
-        words.fold(0, |bits, (i, word)| bits | swar::gather(swar::equal(word, swar::splat(b'"'))) << (8 * i))
+        lanes::survey(&block)
     }
 }
 

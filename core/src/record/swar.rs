@@ -1,7 +1,7 @@
 //! Eight bytes at a time in one `u64`, the first of them in the lowest byte.
 //!
-//! Responsible for the few comparisons that are needed on every byte of every record. Must only be given ASCII where
-//! it says so: without the eighth bit no sum carries into the next byte, so that each answer is exact.
+//! Responsible for reading numbers, and for the comparisons of [`lanes`](super::lanes) where there are no vector
+//! instructions. Must only be given ASCII where it says so: without the eighth bit no sum carries into the next byte, so that each answer is exact.
 
 /// One in every byte.
 const ONES: u64 = u64::from_le_bytes([1; 8]);
@@ -19,20 +19,23 @@ pub(super) fn load(bytes: &[u8]) -> Option<u64> {
 }
 
 /// The eighth bit of each byte that is equal in `ascii` and `other`, both ASCII.
+#[cfg(any(test, not(target_arch = "x86_64")))]
 pub(super) const fn equal(ascii: u64, other: u64) -> u64 {
     !((ascii ^ other) + splat(0x7f)) & HIGH
 }
 
 /// The eighth bits of `flags` as one byte, the first byte's in the lowest bit.
+#[cfg(any(test, not(target_arch = "x86_64")))]
 pub(super) const fn gather(flags: u64) -> u64 {
     // The factor moves the bit of byte i to bit 56 + i; no two products meet, so nothing carries.
     (flags >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
-/// The number that eight decimal digits write; `None` if one of the bytes, all ASCII, is no digit.
+/// The number that eight decimal digits write; `None` if one of the bytes, all ASCII, is no digit. Of other bytes the
+/// answer means nothing.
 pub(super) const fn decimal(ascii: u64) -> Option<u64> {
     let digits = ascii ^ splat(b'0');
-    if (digits + splat(0x80 - 10)) & HIGH != 0 {
+    if digits.wrapping_add(splat(0x80 - 10)) & HIGH != 0 {
         return None;
     }
     // Neighbours are joined to numbers of two digits, then four, then eight.

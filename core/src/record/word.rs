@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 
-use super::swar;
+use super::lanes::{self, Letter, PLACES};
 
 /// The word to look for, never empty.
 #[derive(Clone, Debug)]
@@ -92,56 +92,35 @@ impl Probe {
         Some(Probe { at, first: Letter::new(first), second: Letter::new(second) })
     }
 
-    /// Whether `accepts` holds for the index of a pair in `text`, ASCII. It may be asked twice about one index.
+    /// Whether `accepts` holds for the index of a pair in `text`. It may be asked twice about one index.
     fn any_candidate(&self, text: &[u8], accepts: impl Fn(usize) -> bool) -> bool {
-        // Eight pairs overlap in nine bytes.
-        let Some(last_nine) = text.last_chunk::<9>() else {
+        // Sixteen pairs overlap in one byte more.
+        const STEP_BYTES: usize = PLACES + 1;
+        let Some(last) = text.last_chunk::<STEP_BYTES>() else {
             return (0..text.len() - 1).any(accepts);
         };
         let mut rest = text;
-        while let Some(nine) = rest.first_chunk() {
-            if self.any_in_nine(nine, text.len() - rest.len(), &accepts) {
+        while let Some(step) = rest.first_chunk::<STEP_BYTES>() {
+            if self.any_in_step(step, text.len() - rest.len(), &accepts) {
                 return true;
             }
-            rest = &rest[8..];
+            rest = &rest[PLACES..];
         }
         // The last step overlaps the one before it, which spares a loop over what is left.
-        self.any_in_nine(last_nine, text.len() - last_nine.len(), &accepts)
+        self.any_in_step(last, text.len() - STEP_BYTES, &accepts)
     }
 
-    /// The same for the eight pairs of `nine`, the first of which has the index `at`.
+    /// The same for the pairs of `step`, the first of which has the index `at`.
     #[inline(always)]
-    fn any_in_nine(&self, nine: &[u8; 9], at: usize, accepts: impl Fn(usize) -> bool) -> bool {
-        let (Some(here), Some(next)) = (swar::load(nine), swar::load(&nine[1..])) else {
-            return false;
-        };
-        let mut candidates = self.first.places_in(here) & self.second.places_in(next);
+    fn any_in_step(&self, step: &[u8; PLACES + 1], at: usize, accepts: impl Fn(usize) -> bool) -> bool {
+        let mut candidates = lanes::pairs(step, self.first, self.second);
         while candidates != 0 {
-            if accepts(at + candidates.trailing_zeros() as usize / 8) {
+            if accepts(at + candidates.trailing_zeros() as usize) {
                 return true;
             }
             candidates &= candidates - 1;
         }
         false
-    }
-}
-
-/// A byte to be found in either case, eight times over.
-#[derive(Clone, Debug)]
-struct Letter {
-    /// The bit that tells the cases apart; nothing for a byte that has no case.
-    case: u64,
-    lower: u64,
-}
-
-impl Letter {
-    fn new(lower: u8) -> Letter {
-        let case = if lower.is_ascii_lowercase() { 0x20 } else { 0 };
-        Letter { case: swar::splat(case), lower: swar::splat(lower) }
-    }
-
-    fn places_in(&self, ascii: u64) -> u64 {
-        swar::equal(ascii | self.case, self.lower)
     }
 }
 

@@ -138,9 +138,9 @@ impl Drive {
         sources.iter().copied().filter(|source| self.reading.remove(source)).collect()
     }
 
-    /// The next offset of these is no longer in the log. They are claimed anew: the claim decides what to do about it.
-    /// Returns those that the reader must stop.
-    pub fn out_of_range(&mut self, sources: &[SourceId]) -> Vec<SourceId> {
+    /// These can't be read on as they are: the next offset is no longer in the log, the topic was made again, or the
+    /// reader changes. They are claimed anew, and the claim decides what to do. Returns those that the reader must stop.
+    pub fn claim_anew(&mut self, sources: &[SourceId]) -> Vec<SourceId> {
         let stop = self.give_up(sources);
         self.unclaimed.extend(sources);
         stop
@@ -153,8 +153,7 @@ impl Drive {
             self.scan.end_observed(SourceId(partition), InputOffset(end), observed.ends_at);
         }
         let recreated = self.scan.sources_of_another_topic(observed.input_topic);
-        let stop = self.give_up(&recreated);
-        self.unclaimed.extend(&recreated);
+        let stop = self.claim_anew(&recreated);
         let mut heeded = Heeded { recreated, stop, ..Heeded::default() };
         for (source, is_paused) in self.scan.align(observed.watermark) {
             let changed = if is_paused { self.paused.insert(source) } else { self.paused.remove(&source) };

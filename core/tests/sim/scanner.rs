@@ -183,7 +183,7 @@ impl Scanner {
         match then {
             Then::GiveUp => self.give_up(&sources),
             Then::ClaimAnew => {
-                let stop = self.drive.out_of_range(&sources);
+                let stop = self.drive.claim_anew(&sources);
                 self.stop(&stop);
             }
             Then::Leave => {

@@ -41,6 +41,9 @@ impl Kafka {
         let is_controller = n < self.controllers();
         set("process.roles", if is_controller { "broker,controller" } else { "broker" }.to_owned());
         set("node.id", n.to_string());
+        if self.builder.racks {
+            set("broker.rack", format!("rack-{n}"));
+        }
         set("controller.quorum.voters", self.voters());
         set("log.dirs", broker.dir.join("data").display().to_string());
 

@@ -36,6 +36,7 @@ use crashmonitor_core::config::{Authentication, Config, GroupName, Kafka, KafkaT
 use super::group::{GroupConsumer, GroupContext};
 use super::topics::{Admin, Observer, ObserverContext};
 use super::{Cause, Health};
+use crate::fetch::settings::{Settings, Unsupported};
 use crate::secret;
 
 /// How long clients that ask about topics believe what they have heard of them.
@@ -252,6 +253,12 @@ impl Clients {
         config.set("topic.metadata.refresh.interval.ms", "5000");
         let context = GroupContext::new(Reporter::new("scan", &self.health));
         Ok(GroupConsumer::new(self.create(&config, context)?, &self.input_topic))
+    }
+
+    /// How the input is read directly by scan thread `thread`.
+    pub fn fetch_settings(&self, thread: u16) -> Result<Settings, Unsupported> {
+        let client_id = format!("{}-fetch-{thread}", self.instance);
+        Settings::new(&self.kafka, client_id, self.input_topic.as_str())
     }
 
     /// The consumer of the repartition topic. It has not subscribed yet.

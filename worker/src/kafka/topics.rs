@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -239,7 +239,7 @@ impl Admin {
 
 fn removed(
     what: String,
-    answer: Result<Vec<Result<String, (String, RDKafkaErrorCode)>>, KafkaError>,
+    answer: Result<Vec<TopicResult>, KafkaError>,
     absent: RDKafkaErrorCode,
 ) -> Result<Removed, Error> {
     match answer.map_err(|e| Error::kafka(&what, e))?.into_iter().next() {

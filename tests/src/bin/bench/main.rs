@@ -7,7 +7,9 @@
 //! # What is measured
 //!
 //! - *Catch-up*: Kafka on the same cores, 5 million un-keyed records of about 207 bytes in 4 partitions, one worker with
-//!   one scan thread and an own monitor for each run. The clock runs from the worker's last `claimed` line, which comes
+//!   one scan thread and an own monitor for each run. Three readers take turns: the worker with its direct path, the
+//!   worker with librdkafka, and the bare fetch loop (`crashmonitor-fetch-only`), which is the limit. For the workers
+//!   the clock runs from the worker's last `claimed` line, which comes
 //!   before its first record is read, until a `read_committed` consumer has got the last expected result. End markers
 //!   stand at the end of every partition, so that this is only possible when every partition was read to its end.
 //! - *Steady*: the generator writes 100,000 records/s for a while; memory is the highest resident size seen after the
@@ -30,13 +32,16 @@ struct Options {
     /// Runs of the catch-up.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
+    /// Compressions of the catch-up's topics.
+    #[arg(long, value_delimiter = ',', default_value = "none,lz4,zstd")]
+    compressions: Vec<String>,
     /// Length of the steady load in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(6..))]
     seconds: u64,
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    catch_up::run(options.records, options.runs)?;
+    catch_up::run(options.records, options.runs, &options.compressions)?;
     steady::run(options.seconds)
 }
 
@@ -57,7 +62,7 @@ fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
 }
 
 /// The worker's configuration for a monitor of its own.
-fn config(kafka: &str, admin: std::net::SocketAddr, name: &str, input: &str) -> String {
+fn config(kafka: &str, admin: std::net::SocketAddr, name: &str, input: &str, reader: &str) -> String {
     format!(
         "monitor: {{namespace: bench, name: {name}, uid: {name}}}\n\
          kafka: {{bootstrapServers: '{kafka}'}}\n\
@@ -65,6 +70,6 @@ fn config(kafka: &str, admin: std::net::SocketAddr, name: &str, input: &str) -> 
          window: {{idleTimeout: 5s}}\n\
          output: {{topic: alerts-{name}, mode: Updates, partitions: 1, replicationFactor: 1}}\n\
          repartition: {{partitions: 16, replicationFactor: 1}}\n\
-         worker: {{adminListen: '{admin}'}}\n"
+         worker: {{adminListen: '{admin}', inputReader: {reader}}}\n"
     )
 }

@@ -21,7 +21,7 @@ pub fn run(seconds: u64) -> Result<(), String> {
     kafka.topics().create_topic(INPUT, 4, &[]);
     let worker = Worker::builder("steady")
         .env("POD_NAME", "steady")
-        .start(|admin| config(&kafka.bootstrap(), admin, "steady", INPUT));
+        .start(|admin| config(&kafka.bootstrap(), admin, "steady", INPUT, "Direct"));
     worker.wait_ready(Duration::from_secs(60));
     let dir = Dir::new("bench");
     let mut command = Command::new(binary("crashmonitor-loadgen", "CRASHMONITOR_LOADGEN"));
