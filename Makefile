@@ -28,9 +28,10 @@ build: ## Build the worker and the load generator (release)
 	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
 
 .PHONY: test
-test: deps lint ## Run everything that a change must pass: format, lints, unit, property and service tests
+test: deps lint ## Run everything that a change must pass: format, lints, and all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
-	cargo test --workspace
+	@scripts/images dev
+	@scripts/with-cluster cargo test --workspace
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no service
@@ -39,7 +40,14 @@ test-unit: ## Run the tests that need no service
 .PHONY: test-services
 test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITOR_INPUT_READER=Librdkafka: all through it)
 	cargo build --workspace --all-targets
-	cargo test -p crashmonitor-testbed
+	cargo test -p crashmonitor-testbed --lib --bins --test acceptance --test adapters --test configuration --test docs \
+	    --test edges --test equality --test faults --test fetch --test services
+
+.PHONY: test-cluster
+test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up if it was before)
+	cargo build --workspace --all-targets
+	@scripts/images dev
+	@scripts/with-cluster cargo test -p crashmonitor-testbed --test cluster --test cluster_operator
 
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster
@@ -69,10 +77,15 @@ bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECO
 bench-micro: ## Measure the kernels of the scan stage (criterion; processor time, not the clock)
 	cargo bench -p crashmonitor-core --bench kernels
 
+.PHONY: demo
+demo: deps demo-images cluster ## Show it at work on Kubernetes (SECONDS=90): scales to three workers and deletes one meanwhile
+	@cargo build --release -p crashmonitor-bench -p crashmonitor-testbed --bin crashmonitor-loadgen --bin crashmonitor-demo
+	@scripts/demo $(if $(SECONDS),--seconds $(SECONDS))
+
 .PHONY: images
 images: ## Build the container images from this machine's binaries (PROFILE=dev: sooner, for tests)
 	@scripts/install-deps
-	cargo build --profile $(PROFILE) -p crashmonitor-worker $(if $(wildcard operator),-p crashmonitor-operator)
+	cargo build --profile $(PROFILE) -p crashmonitor-worker -p crashmonitor-operator
 	@scripts/images $(PROFILE)
 
 .PHONY: cluster
