@@ -124,7 +124,7 @@ mod words {
         for (i, chunk) in block.as_chunks::<8>().0.iter().enumerate() {
             let word = u64::from_le_bytes(*chunk);
             let ascii = word & !HIGH;
-            quotes |= swar::gather(swar::equal(ascii, swar::splat(b'"'))) << (8 * i);
+            quotes |= swar::gather(swar::equal(ascii, swar::splat(b'"')) & !word) << (8 * i);
             // Without the eighth bit, a byte of 0x20 or more carries into it when 0x60 is added.
             let below = !(ascii + swar::splat(0x60)) & HIGH;
             odd |= (word & HIGH) | below | swar::equal(ascii, swar::splat(b'\\'));

@@ -10,7 +10,7 @@ use crashmonitor_core::aggregate::Mode;
 use crashmonitor_core::scan::start::StartingOffsets;
 use serde_json::Value;
 
-use crate::input::Slot;
+use crate::input::{Partition, Slot};
 use crate::kafka::Kafka;
 use crate::setup::Setup;
 use crate::transactions::Written;
@@ -76,6 +76,13 @@ impl Checker {
             losses.iter().find(|&&(source, from, to)| !(from..to).all(|at| unread(source, at)))
         {
             return Err(format!("a loss without need: {loss:?}, retention took {:?}", kafka.input.unread));
+        }
+        let is_late =
+            |(p, log): (u32, &Partition)| kafka.scan.first.get(&p).is_some_and(|at| *at > log.start);
+        if setup.starting_offsets == StartingOffsets::Earliest
+            && let Some(partition) = (0..).zip(&kafka.input.partitions).position(is_late)
+        {
+            return Err(format!("partition {partition} was not read from its beginning"));
         }
         let (mut events, dead) = read(kafka, setup, &unread);
         if let Some(at) = dead.iter().find(|at| !dead_letters.contains(at) && !unread(at.0, at.1)) {
@@ -154,10 +161,8 @@ fn read(kafka: &Kafka, setup: &Setup, unread: &impl Fn(u32, u64) -> bool) -> (Ev
     let (mut events, mut dead) = (BTreeMap::new(), Vec::new());
     for (partition, log) in (0..).zip(&kafka.input.partitions) {
         let mut mark_before = i64::MIN;
-        let begin = match setup.starting_offsets {
-            StartingOffsets::Earliest => 0,
-            StartingOffsets::Latest => kafka.scan.first.get(&partition).copied().unwrap_or(0),
-        };
+        // Retention may have come before the start.
+        let begin = kafka.scan.first.get(&partition).copied().unwrap_or(0);
         for (offset, slot) in (0..).zip(&log.slots).skip_while(|(offset, _)| *offset < begin) {
             let Slot::Record { value, appended_at } = slot else { continue };
             let said = value.as_ref().map_or(Meaning::Nothing, |bytes| meaning(bytes, *appended_at, setup));

@@ -100,10 +100,11 @@ impl World {
     fn twin(&mut self) {
         let Some(at) = self.any_process() else { return };
         let (pause_ms, deaf_ms) = (self.rng.range(0, 4_000), self.rng.range(0, 400));
-        let now = self.now;
-        self.processes[at].pause(now, pause_ms, deaf_ms);
-        let name = self.processes[at].member.worker;
-        self.start(name);
+        let (now, name) = (self.now, self.processes[at].member.worker);
+        if name < self.names {
+            self.processes[at].pause(now, pause_ms, deaf_ms);
+            self.start(name);
+        }
     }
 
     fn scale(&mut self) {

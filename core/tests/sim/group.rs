@@ -103,6 +103,13 @@ impl Group {
         if self.seats.len() < before {
             self.rebalance(now);
         }
+        // A member that dies between a revocation and its joining again leaves what was revoked with nobody; the model has
+        // somebody notice.
+        let is_given = |p| self.seats.values().any(|seat| seat.assignment.contains(&p));
+        let are_told = !self.seats.is_empty() && self.seats.values().all(|seat| !seat.is_new);
+        if self.preparing.is_none() && are_told && rng.one_in(200) && !(0..self.partitions).all(is_given) {
+            self.rebalance(now);
+        }
         if let Some(deadline) = self.preparing
             && !self.seats.is_empty()
             && (now >= deadline || self.seats.values().all(|seat| seat.has_joined))

@@ -101,6 +101,8 @@ impl Input {
     /// A record in each partition beyond everything that came before.
     pub fn close(&mut self, now: i64) {
         for partition in &mut self.partitions {
+            // Not in a transaction that is aborted.
+            partition.stable = None;
             let value = line(now + self.shift_ms, "Low", r#""end""#, "end");
             partition.slots.push(Slot::Record { value: Some(value.into_bytes()), appended_at: now });
         }

@@ -176,8 +176,11 @@ impl World {
 
     /// Processes that have ended, and what comes after them.
     fn bury(&mut self) {
-        let kill = std::mem::take(&mut self.kill);
-        let is_over = |process: &Process| process.is_over() || kill.contains(&process.member);
+        let (kill, draining) = (std::mem::take(&mut self.kill), self.draining);
+        // In the end somebody replaces what has halted.
+        let is_replaced =
+            |process: &Process| kill.contains(&process.member) || (draining && process.is_halted());
+        let is_over = |process: &Process| process.is_over() || is_replaced(process);
         while let Some(at) = self.processes.iter().position(is_over) {
             let mut process = self.processes.swap_remove(at);
             process.die(self);
@@ -213,7 +216,11 @@ impl World {
             self.failure.take().map_or(Ok(()), Err)?;
             if *steps == limit {
                 let processes: Vec<String> = self.processes.iter_mut().map(Process::describe).collect();
-                return Err(format!("does not come to rest, waits for {what}: {}", processes.join("\n")));
+                return Err(format!(
+                    "does not come to rest, waits for {what}: {} names, {}",
+                    self.names,
+                    processes.join("\n")
+                ));
             }
         }
         self.note(|| "all has arrived".to_owned());
@@ -276,8 +283,10 @@ impl World {
         }
         // Every window is closed: behind the end markers, or because all is quiet.
         let passed = Timestamp::from_millis(self.end_time - self.setup.out_of_orderness_ms);
-        let is_closed = |(_, state): &(Shard, &Partition)| {
-            if self.setup.silent_end { state.open_windows() == 0 } else { state.watermark() >= Some(passed) }
+        let is_closed = |(_, state): &(Shard, &Partition)| match state.watermark() {
+            Some(watermark) if !self.setup.silent_end => watermark >= passed,
+            // Nothing but silence, or nothing at all: who begins at the end may never have seen a record.
+            _ => state.open_windows() == 0,
         };
         if !states.iter().all(is_closed) {
             return Some("windows that are open");
