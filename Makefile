@@ -30,8 +30,16 @@ build: ## Build the worker and the load generator (release)
 .PHONY: test
 test: deps lint ## Run everything that a change must pass: format, lints, and all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
+	cargo build --workspace --all-targets --all-features
 	@scripts/images dev
-	@scripts/with-cluster cargo test --workspace
+	@scripts/with-cluster $(MAKE) --no-print-directory --jobs 2 --output-sync=target run-tests run-cluster-tests
+
+# Side by side, as both mostly wait for something.
+.PHONY: run-tests run-cluster-tests
+run-tests:
+	cargo test --workspace
+run-cluster-tests:
+	cargo test --workspace --all-features --test cluster --test cluster_chart --test cluster_operator
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no service
@@ -40,14 +48,13 @@ test-unit: ## Run the tests that need no service
 .PHONY: test-services
 test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITOR_INPUT_READER=Librdkafka: all through it)
 	cargo build --workspace --all-targets
-	cargo test -p crashmonitor-testbed --lib --bins --test acceptance --test adapters --test configuration --test docs \
-	    --test edges --test equality --test faults --test fetch --test services
+	cargo test -p crashmonitor-testbed
 
 .PHONY: test-cluster
 test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up if it was before)
-	cargo build --workspace --all-targets
+	cargo build --workspace --all-targets --all-features
 	@scripts/images dev
-	@scripts/with-cluster cargo test -p crashmonitor-testbed --test cluster --test cluster_operator
+	@scripts/with-cluster $(MAKE) --no-print-directory run-cluster-tests
 
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster
@@ -107,7 +114,7 @@ fmt: ## Format the code
 .PHONY: lint
 lint: ## Check the format and the lints
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: mutants
 mutants: ## Plant one bug for each rule of the protocol and see that its tests find it (about 3 minutes)
