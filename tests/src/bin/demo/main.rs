@@ -25,8 +25,6 @@ use serde_json::Value;
 /// Where Kafka, Redis and the monitor live; `examples/demo` says so too.
 const NAMESPACE: &str = "crashmonitor-demo";
 const MONITOR: &str = "demo";
-/// The monitor writes to an output topic of so many partitions.
-const OUTPUT_PARTITIONS: i32 = 1;
 /// Where Kafka's node port is: `examples/demo/kafka.yaml`.
 const KAFKA_PORT: u16 = 30_094;
 
@@ -77,7 +75,9 @@ fn run(args: &Args) -> Result<bool, String> {
     let dir = Dir::new("load");
     demo.say(&format!("writing {} records/s for {} s\n", text::grouped(args.rate), args.seconds))?;
     let load = Load::start(&bootstrap, &dir, args.rate, Some(args.seconds));
-    let results = follow::open(Topics::new(&bootstrap).config(), OUTPUT, OUTPUT_PARTITIONS)?;
+    let topics = Topics::new(&bootstrap);
+    let partitions = topics.partitions_of(OUTPUT).ok_or_else(|| format!("there is no topic {OUTPUT}"))?;
+    let results = follow::open(topics.config(), OUTPUT, partitions)?;
     demo.watch(args, &load, &results)?;
     let (generated, expected) = load.outcome()?;
     demo.drain(&results, &expected)?;
