@@ -26,6 +26,11 @@ macro_rules! label {
             $($(#[$variant_doc])* $variant),*
         }
 
+        impl $name {
+            /// Every value.
+            const ALL: &[$name] = &[$($name::$variant),*];
+        }
+
         impl EncodeLabelValue for $name {
             fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
                 match self {
@@ -105,10 +110,17 @@ impl Default for Metrics {
     fn default() -> Metrics {
         let mut registry = Registry::with_prefix("crashmonitor_operator");
         let reconciles = Counter::default();
-        let failures = Family::default();
+        let failures = Family::<FailureLabels, Counter>::default();
         // A reconcile asks workers, each at most 2 s.
         let duration = Histogram::new(exponential_buckets(0.001, 2.0, 13));
-        let writes = Family::default();
+        let writes = Family::<ObjectLabels, Counter>::default();
+        // From zero on: of a counter that appears with its first event, no rate shows that event.
+        for &kind in Failure::ALL {
+            drop(failures.get_or_create(&FailureLabels { kind }));
+        }
+        for &object in Object::ALL {
+            drop(writes.get_or_create(&ObjectLabels { object }));
+        }
         let (leader, monitors) = (Gauge::default(), Gauge::default());
         let conditions = Family::default();
         registry.register("reconciles", "Looks at a resource", reconciles.clone());
