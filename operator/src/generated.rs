@@ -46,6 +46,51 @@ it may be left out and nothing takes its place.
 
 ";
 
+const CONDITIONS: &str = "
+## Conditions
+
+A message says what to do. `Ready`'s reason is the column STATUS of `kubectl get`.
+
+| condition | True | False | Unknown |
+|---|---|---|---|
+| `Ready` | `Running`; `ReplicasExceedPartitions`: all workers are ready, and some have nothing to read | `Starting`, `Scaling`, `RollingUpdate`, `Recovering`, `WorkersNotReady`, `Suspended`, `ScaledToZero`, or a reason of `Degraded` | |
+| `Progressing` | `Starting`, `Scaling`, `RollingUpdate`, `Recovering` | `Settled`; `Stopped`: the spec can't be applied | |
+| `Degraded` | see below | `AsExpected` | |
+| `KafkaReachable` | `Reachable` | `KafkaUnreachable`, `KafkaAuthenticationFailed`, `KafkaTlsFailed`, `KafkaNotAuthorized` | `Connecting`, `NoWorkerAnswers` |
+| `CheckpointStoreReachable` | `Reachable` | `CheckpointStoreUnreachable` | `NotConfigured`, `Connecting`, `NoWorkerAnswers` |
+| `WatermarkAdvancing` | `Advancing`; `Quiet`: the whole input is silent | `WatermarkStalled`: for more than 60 s | `Waiting`, `NoWorkerAnswers` |
+| `DataLoss` | `DataLost`, until a day after the last loss | `NoDataLoss`, `NoRecentDataLoss` | |
+| `Suspended` | `Suspended` | `NotSuspended` | |
+
+What makes a monitor `Degraded`; each is a warning event too:
+
+| reason | |
+|---|---|
+| `InvalidSpec` | the spec can't be used; the workers go on with the settings that they have |
+| `Refused` | the API server refuses an object, or its name is taken; the same holds |
+| `PodsNotCreated` | a quota or an admission rule keeps the pods from being created |
+| `Unschedulable` | no node takes a pod |
+| `SecretMissing` | a Secret, or a key in it, is not there |
+| `VolumesNotMounted` | a pod's files can't be mounted for another reason |
+| `ImagePullFailed` | the image can't be pulled |
+| `ContainerNotCreated` | the node can't create the container |
+| `ConfigurationRefused` | a worker ended because of its configuration; the message is its own |
+| `WorkerCrashing` | a worker ended for another reason |
+| `OutOfMemory` | a worker used more than its memory limit |
+| `WorkerStopped` | a worker stopped because going on would lose or double results |
+| `InputTopicMissing` | the input topic is not there; the workers wait for it |
+| `TooFewBrokers` | fewer brokers than replicas of a topic that is to be created |
+| `KafkaUnreachable`, `KafkaAuthenticationFailed`, `KafkaTlsFailed`, `KafkaNotAuthorized`, `KafkaRequestFailed` | Kafka can't be used |
+| `CheckpointStoreUnreachable` | Redis can't be used; nothing is lost, but recovery takes longer |
+| `WatermarkStalled` | event time stands still |
+| `ProgressDeadlineExceeded` | a change takes more than 10 minutes |
+
+Other events: `Ready`, `ScalingStarted`, `ScalingCompleted`, `RollingUpdateStarted`, `RollingUpdateCompleted`, `Suspended`,
+`Resumed`, `ReplicasExceedPartitions`, `DataLossDetected`, `KafkaReachable`, `CheckpointStoreReachable`,
+`WatermarkResumed`, and at the end of a resource with `deletionPolicy: Delete` `Purged`, or `PurgeIncomplete`, which names
+what remains.
+";
+
 /// The reference of all fields, Markdown.
 fn reference() -> String {
     let crd = serde_json::to_value(schema::crd()).expect("a definition is JSON");
@@ -57,6 +102,7 @@ fn reference() -> String {
     for rule in rules::all() {
         writeln!(text, "- {}", escaped(&rule.message)).expect("text takes text");
     }
+    text.push_str(CONDITIONS);
     text.push_str("\n## Status\n\n| field | type | meaning |\n|---|---|---|\n");
     rows(&top["properties"]["status"], "status", &mut text, false);
     text

@@ -97,7 +97,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         }
     }
     admin.metrics.set_leader(false);
-    elector.release().await.context("the Lease can't be given back")
+    if let Err(error) = elector.release().await {
+        tracing::warn!("the Lease can't be given back, another operator takes over when it expires: {error}");
+    }
+    Ok(())
 }
 
 /// A controller for each namespace, or one for all.

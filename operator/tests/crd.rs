@@ -109,3 +109,37 @@ fn everything_that_a_rule_looks_at_has_a_bound() {
     }
     assert_eq!(unbounded, Vec::<String>::new());
 }
+
+/// Whoever meets a reason finds it in the reference.
+#[test]
+fn every_reason_is_in_the_reference() {
+    // Words of Kubernetes and of the workers, not ours.
+    const FOREIGN: [&str; 13] = [
+        "ContainerCreating",
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "OOMKilled",
+        "PodScheduled",
+        "RunContainerError",
+        "StatefulSet",
+        "CrashMonitor",
+    ];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let reference = std::fs::read_to_string(root.join("../docs/resource.md")).unwrap();
+    for file in ["status/conditions.rs", "status/pods.rs", "events.rs", "controller/finalize.rs"] {
+        let text = std::fs::read_to_string(root.join("src").join(file)).unwrap();
+        let is_word = |word: &&str| {
+            word.starts_with(char::is_uppercase)
+                && word.chars().all(char::is_alphabetic)
+                && word.chars().filter(|letter| letter.is_uppercase()).count() > 1
+        };
+        for word in text.split('"').filter(is_word).filter(|word| !FOREIGN.contains(word)) {
+            assert!(reference.contains(&format!("`{word}`")), "{file}: {word}");
+        }
+    }
+}

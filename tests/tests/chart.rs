@@ -422,7 +422,12 @@ fn definition() -> Value {
 #[test]
 fn every_example_fits_the_definition() {
     let schema = definition();
-    for name in ["minimal", "tls-scram", "hpa", "keda", "suspended"] {
+    let readme = read("README.md");
+    let blocks = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<&str> = blocks.filter(|block| block.contains("kind: CrashMonitor")).collect();
+    assert_eq!(blocks.len(), 1, "the README shows a resource");
+    fits(&documents(blocks[0])[0]["spec"], &schema, "README.md");
+    for name in ["minimal", "tls-scram", "hpa", "keda", "suspended", "demo/monitor"] {
         let documents = documents(&read(&format!("examples/{name}.yaml")));
         let monitors = of_kind(&documents, "CrashMonitor");
         assert_eq!(monitors.len(), 1, "{name}");

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, Service, ServiceAccoun
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
-use kube::runtime::controller::Config;
+use kube::runtime::controller::{self, Config};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates};
@@ -134,7 +134,15 @@ pub async fn run(
         disruption_budgets,
     };
     let context = Arc::new(Context::new(&common, namespace.unwrap_or("*"), stores));
-    controller.run(reconcile, after_failure, context).for_each(|_| std::future::ready(())).await;
+    let outcomes = controller.run(reconcile, after_failure, context);
+    let tell = |outcome: Result<_, controller::Error<_, _>>| {
+        // A failed reconcile has been told by `after_failure`.
+        if let Err(controller::Error::QueueError(error)) = outcome {
+            tracing::warn!("a watch has failed: {error}; trying again");
+        }
+        std::future::ready(())
+    };
+    outcomes.for_each(tell).await;
 }
 
 /// Where to watch.
