@@ -204,6 +204,15 @@ fn more_replicas_than_brokers_are_waited_for_by_their_key() {
     await_cause(&worker, "repartition.replicationFactor: topic");
 }
 
+/// As the first process of a container it would be ended by no signal that it does not listen for.
+#[test]
+fn a_worker_that_waits_ends_in_order_at_a_signal() {
+    let monitor = Monitor::new(shared::kafka(), "ended-early");
+    let worker = monitor.start_worker("0");
+    await_cause(&worker, "input.topic: there is no topic");
+    worker.stop(TIMEOUT);
+}
+
 /// A monitor that reaches the secured broker by a listener.
 fn over(security: Security, mechanism: Option<&str>) -> Monitor<'static> {
     let monitor =

@@ -7,19 +7,26 @@ use std::time::Duration;
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::monitor::{Monitor, crash};
 use crashmonitor_testbed::ports::Port;
+use crashmonitor_testbed::process::Process;
 use crashmonitor_testbed::worker::binary;
-use crashmonitor_testbed::{Isolation, shared, until};
+use crashmonitor_testbed::{Isolation, shared, until, until_true};
+
+use rustix::process::Signal;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The start of an interval in the past.
 const T: i64 = 1_768_142_570_000;
 
-fn purge(monitor: &Monitor<'_>) -> (Output, String) {
-    let dir = Dir::new("purge");
+fn command(monitor: &Monitor<'_>, dir: &Dir) -> Command {
     let config = dir.write("config.yaml", monitor.config(Port::reserve().address()));
     let mut command = Command::new(binary("crashmonitor-worker", "CRASHMONITOR_WORKER"));
-    let output = command.arg("purge").arg("--config").arg(config).output().unwrap();
+    command.arg("purge").arg("--config").arg(config);
+    command
+}
+
+fn purge(monitor: &Monitor<'_>) -> (Output, String) {
+    let output = command(monitor, &Dir::new("purge")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output, said)
 }
@@ -84,4 +91,17 @@ fn what_can_not_be_reached_is_named_and_keeps_nothing_else() {
     assert!(line.contains(&monitor.aggregate_group()), "{line}");
     assert!(!line.contains("Redis"), "{line}");
     assert_eq!(keys(&monitor), Vec::<String>::new());
+}
+
+#[test]
+fn a_signal_ends_what_waits_for_kafka() {
+    let nobody = format!("127.0.0.1:{}", Port::reserve().number());
+    let monitor = Monitor::new(shared::kafka(), "signalled").set("kafka.bootstrapServers", nobody);
+    let dir = Dir::new("purge");
+    let process = Process::spawn("purge", &command(&monitor, &dir), &dir.path().join("log"));
+    until_true("an attempt", TIMEOUT, || process.log().contains("trying again"));
+    process.signal(Signal::TERM);
+    let status = process.wait_exit(TIMEOUT);
+    assert_eq!(status.code(), Some(1), "not all was removed: {}", process.log());
+    assert!(!process.log().contains("not removed: "), "it tried to its end: {}", process.log());
 }

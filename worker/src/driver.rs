@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crashmonitor_core::time::Timestamp;
 use crate::kafka::topics::Observer;
 use crate::kafka::{Health, Reachability};
 use crate::run::{Context, Error, now_ms};
+use crate::signals::Signals;
 use crate::{aggregate_loop, keeper, observe, scan_loop};
 
 /// The longest wait for one answer from Kafka.
@@ -194,9 +196,9 @@ pub fn cadence(config: &Config) -> Cadence {
 }
 
 /// Runs all loops until a signal or a loss ends them, then leaves.
-pub fn run(context: Context) -> Result<(), Error> {
+pub fn run(context: Context, signals: &Signals) -> Result<(), Error> {
     let shared = Arc::new(prepare(context)?);
-    let ended = end_on_signal(&shared)?;
+    let ended = end_on_signal(signals, &shared);
     let (keeper, keeping) = keeper::start(&shared)?;
     let mut loops = vec![spawn("observe", &shared, observe::run)?];
     for number in 0..shared.config().worker.scan_threads {
@@ -237,32 +239,16 @@ fn prepare(context: Context) -> Result<Shared, Error> {
     })
 }
 
-/// Ends the loops at SIGTERM or SIGINT; the channel tells when that was.
-fn end_on_signal(shared: &Arc<Shared>) -> Result<std::sync::mpsc::Receiver<()>, Error> {
-    let (sender, ended) = std::sync::mpsc::channel();
+/// Has a signal end the loops; the channel tells when that was.
+fn end_on_signal(signals: &Signals, shared: &Arc<Shared>) -> Receiver<()> {
+    let (sender, ended) = mpsc::channel();
     let shared = Arc::clone(shared);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::Runtime(format!("signals: {error}")))?;
-    let wait = move || {
-        runtime.block_on(async {
-            let signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-            match signals {
-                Ok(mut terminate) => tokio::select! {
-                    _ = terminate.recv() => tracing::info!("SIGTERM: finishing"),
-                    _ = tokio::signal::ctrl_c() => tracing::info!("SIGINT: finishing"),
-                },
-                Err(error) => tracing::error!("no signals: {error}"),
-            }
-        });
+    signals.then(move || {
         shared.end();
         // Nobody listens unless the worker was halted.
         let _ = sender.send(());
-    };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(wait)
-        .map_err(|error| Error::Runtime(format!("signals: {error}")))?;
-    Ok(ended)
+    });
+    ended
 }
 
 /// Runs a loop in a thread; if it fails, the others end too.

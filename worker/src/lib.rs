@@ -20,3 +20,4 @@ pub mod redis_store;
 pub mod run;
 mod scan_loop;
 pub mod secret;
+mod signals;

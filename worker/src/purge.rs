@@ -14,8 +14,9 @@ use crate::kafka::client::Clients;
 use crate::kafka::topics::{Admin, Removed};
 use crate::redis_store::SnapshotStore;
 use crate::run::{self, Error};
+use crate::signals::Signals;
 
-/// From begin to end: somewhat less than a Job of the operator is given.
+/// From the beginning to the last attempt, which may take 20 s: somewhat less than a Job of the operator is given.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// The longest wait for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +33,8 @@ struct Part<'a> {
 /// Removes everything. What can't be reached is tried again and again, and keeps nothing else from being removed.
 pub fn purge(config: &Config) -> Result<(), Error> {
     run::check(config)?;
+    // Each part may be removed again: nothing has to be finished.
+    let _signals = Signals::listen(1)?;
     let end = Instant::now() + PATIENCE;
     let store = SnapshotStore::connect(config);
     let mut left = parts(config, store.as_ref());

@@ -16,6 +16,7 @@ use crate::kafka::client::{self, Clients};
 use crate::kafka::topics::{self, Ensured, TopicSpec};
 use crate::kafka::{self, Cause, Health, Reachability};
 use crate::redis_store::{self, SnapshotStore};
+use crate::signals::Signals;
 
 /// The longest wait for an answer while starting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,7 +91,9 @@ pub fn check(config: &Config) -> Result<(), Error> {
 
 /// Runs the worker named `instance` until it is told to end.
 pub fn run(config: Config, instance: &str) -> Result<(), Error> {
-    driver::run(start(config, instance)?)
+    // While it waits for Kafka, it holds nothing that would have to be finished.
+    let signals = Signals::listen(0)?;
+    driver::run(start(config, instance)?, &signals)
 }
 
 /// Everything up to the point where records can be read: checked, admin endpoints up, topics there.

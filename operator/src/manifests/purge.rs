@@ -12,8 +12,8 @@ use crate::validate::Monitor;
 
 /// The label's value by which the operator's Jobs differ from its workers.
 const PURGE: &str = "crashmonitor-purge";
-/// How long the Job may take.
-pub const JOB_SECONDS: i64 = 60;
+/// How long the Job may take: `crashmonitor-worker purge` ends by itself within 65 s, and its pod must start.
+pub const JOB_SECONDS: i64 = 75;
 /// How long it stays to be looked at.
 const KEPT_SECONDS: i32 = 600;
 
@@ -29,8 +29,8 @@ pub fn job(monitor: &Monitor) -> Job {
         metadata: metadata(monitor),
         spec: Some(JobSpec {
             active_deadline_seconds: Some(JOB_SECONDS),
-            // The worker itself tries again and again; a second pod is for a node that is lost.
-            backoff_limit: Some(1),
+            // The worker itself tries again and again; a second pod would have no time left.
+            backoff_limit: Some(0),
             ttl_seconds_after_finished: Some(KEPT_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: metadata(monitor).labels, ..ObjectMeta::default() }),
