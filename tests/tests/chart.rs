@@ -153,6 +153,16 @@ fn the_operator_may_read_no_secret_and_nothing_by_a_wildcard() {
     }
 }
 
+#[test]
+fn the_plain_manifests_allow_the_operator_the_same() {
+    let rendered = documents(&render(&[]));
+    let roles = of_kind(&rendered, "ClusterRole");
+    let named = |role: &&&Value| role["metadata"]["name"] == "crashmonitor-operator";
+    let chart = roles.iter().find(named).expect("the chart has the operator's ClusterRole");
+    let plain: Value = serde_yaml::from_str(&read("config/cluster_role.yaml")).expect("it is YAML");
+    assert_eq!(plain["rules"], chart["rules"]);
+}
+
 /// Values that must be refused, and what the complaint must name.
 const REFUSED: [(&str, &str); 20] = [
     ("replica=3", "replica"),

@@ -32,7 +32,7 @@ All that the operator may do where CrashMonitors are. It reads no Secret: the ku
 # Where the workers are, to ask for their status; and to replace those of an old revision that never became ready.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 # Why a pod waits for its volumes or is not created; and what the operator has to say itself.
 - apiGroups: [""]
   resources: [events]

@@ -23,7 +23,7 @@ use crate::manifests::{OPERATOR, finalizer, purge};
 use crate::metrics::Object;
 use crate::validate::{Monitor, validate};
 
-/// From the deletion to the end: workers have 60 s to end, the Job has 60 s.
+/// From the deletion to the end: workers have 60 s to end, the Job has 75 s.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(150);
 /// How often it is looked at meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,6 +40,8 @@ enum Progress {
 
 /// Takes the next step towards letting the resource go.
 pub(super) async fn finalize(resource: &CrashMonitor, context: &Context) -> Result<Action, Error> {
+    // Asked anew: for what the cache still holds and is gone, a second Job would be started, and nobody would end it.
+    let Some(resource) = &current(resource, context).await? else { return Ok(Action::await_change()) };
     if !resource.finalizers().contains(&finalizer()) {
         return Ok(Action::await_change());
     }
@@ -76,6 +78,13 @@ pub(super) async fn finalize(resource: &CrashMonitor, context: &Context) -> Resu
     context.tell(&about, vec![told]).await;
     release(resource, context).await?;
     Ok(Action::await_change())
+}
+
+/// The resource as the API server has it now; None when it is gone, be there another of its name.
+async fn current(resource: &CrashMonitor, context: &Context) -> Result<Option<CrashMonitor>, Error> {
+    let resources: Api<CrashMonitor> = namespaced(resource, context);
+    let found = resources.get_opt(&resource.name_any()).await.map_err(Error::api("reading the resource"))?;
+    Ok(found.filter(|found| found.uid() == resource.uid()))
 }
 
 fn is_overdue(resource: &CrashMonitor) -> bool {
