@@ -77,7 +77,8 @@ bench-micro: ## Measure the kernels of the scan stage (criterion; processor time
 	cargo bench -p crashmonitor-core --bench kernels
 
 .PHONY: demo
-demo: deps demo-images cluster ## Show it at work on Kubernetes (SECONDS=90): scales to three workers and deletes one meanwhile
+demo: deps cluster ## Show it at work on Kubernetes (SECONDS=90): scales to three workers and deletes one meanwhile
+	@scripts/demo-images
 	@cargo build --release -p crashmonitor-bench -p crashmonitor-testbed --bin crashmonitor-loadgen --bin crashmonitor-demo
 	@scripts/demo $(if $(SECONDS),--seconds $(SECONDS))
 

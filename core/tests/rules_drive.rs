@@ -14,7 +14,6 @@ use crashmonitor_core::aggregator::{Aggregator, Cadence, Refused};
 use crashmonitor_core::codec;
 use crashmonitor_core::config::{OnDataLoss, StartingOffsets};
 use crashmonitor_core::ids::{InputOffset, LogOffset, Shard, SourceId};
-use crashmonitor_core::recovery::{Facts, Stored};
 use crashmonitor_core::scan::drive as scan_drive;
 use crashmonitor_core::scan::start::{AggregateProgress, Policy};
 use crashmonitor_core::scan::{Input, Scan};
@@ -56,17 +55,6 @@ fn carry_out(drive: &mut Counting, now: Clock, fails: &str) -> Vec<String> {
         done.push(name);
     }
     done
-}
-
-fn empty_log() -> Facts {
-    Facts {
-        committed: None,
-        log_start: LogOffset(0),
-        log_end_before: LogOffset(0),
-        log_end: LogOffset(0),
-        log_topic: REPARTITION,
-        snapshot: Stored::Nothing,
-    }
 }
 
 /// Owns the shard, has committed its beginning, and has counted a result that is not written yet.

@@ -180,15 +180,10 @@ fn recovery_stops_when_the_log_is_truncated_and_no_snapshot_bridges_it() {
 
 #[test]
 fn rule_11_an_empty_log_without_a_commit_is_a_first_start() {
-    let facts = Facts {
-        committed: None,
-        log_start: LogOffset(0),
-        log_end_before: LogOffset(0),
-        log_end: LogOffset(0),
-        log_topic: REPARTITION,
-        snapshot: Stored::Nothing,
-    };
-    assert_eq!(decide(facts, &identity(), &params(Mode::Updates)), Decision::FirstStart { at: LogOffset(0) });
+    assert_eq!(
+        decide(empty_log(), &identity(), &params(Mode::Updates)),
+        Decision::FirstStart { at: LogOffset(0) }
+    );
 }
 
 #[test]

@@ -6,10 +6,8 @@
 
 use std::env;
 use std::fs;
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -17,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::shared::unique;
+use crate::tools::run_with;
 use crate::wait::until;
 
 /// How long an object may take to be gone once it was deleted, with all that it owns.
@@ -57,7 +56,7 @@ impl Cluster {
 
     /// Runs kubectl; what it printed, or what it complained of.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        run("kubectl", arguments, None)
+        run("kubectl", arguments, "")
     }
 
     /// Runs kubectl, and panics when it fails.
@@ -68,7 +67,7 @@ impl Cluster {
 
     /// Runs helm; what it printed, or what it complained of.
     pub fn try_helm(&self, arguments: &[&str]) -> Result<String, String> {
-        run("helm", arguments, None)
+        run("helm", arguments, "")
     }
 
     /// Runs helm, and panics when it fails.
@@ -79,7 +78,7 @@ impl Cluster {
 
     /// Server-side applies an object as a user would; the API server's complaint where it refuses.
     pub fn try_apply(&self, object: &Value) -> Result<String, String> {
-        run("kubectl", &["apply", "--server-side", "-f", "-"], Some(&object.to_string()))
+        run("kubectl", &["apply", "--server-side", "-f", "-"], &object.to_string())
     }
 
     /// Server-side applies an object, and panics where it is refused.
@@ -107,21 +106,10 @@ impl Cluster {
     }
 }
 
-fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, String> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.spawn().map_err(|e| format!("starting {program}: {e}"))?;
-    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
-        stdin.write_all(input.as_bytes()).map_err(|e| format!("writing to {program}: {e}"))?;
-    }
-    let output = child.wait_with_output().map_err(|e| format!("waiting for {program}: {e}"))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(format!("{}{}", text(&output.stdout), text(&output.stderr)))
-    }
+/// Runs kubectl or helm with `input`; what it printed, or what it complained of, without the last line feed.
+fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+    let trimmed = |text: String| text.trim_end().to_owned();
+    run_with(program, arguments, input).map(trimmed).map_err(trimmed)
 }
 
 /// A namespace of one test, which admits only what the Pod Security standard `restricted` allows. Dropping it deletes
@@ -206,9 +194,7 @@ impl Namespace {
     /// SIGKILL to the main process of a pod's container: the container dies, the pod stays.
     #[track_caller]
     pub fn kill9(&self, pod: &str) {
-        let uid =
-            self.get_json(&["pod", pod])["metadata"]["uid"].as_str().expect("a pod has a uid").to_owned();
-        let pid = pid_in_pod(&uid, "crashmonitor-worker");
+        let pid = pid_in_pod(&self.get_json(&["pod", pod]), "crashmonitor-worker");
         kill_process(pid, Signal::KILL).unwrap_or_else(|e| panic!("killing the worker of {pod}: {e}"));
     }
 }
@@ -223,10 +209,11 @@ impl Drop for Namespace {
     }
 }
 
-/// The process named `name` in the pod with this uid: the nodes are containers, so this host sees their processes.
+/// The process named `name` in a pod: the nodes are containers, so this host sees their processes.
 #[track_caller]
-fn pid_in_pod(uid: &str, name: &str) -> Pid {
+pub fn pid_in_pod(pod: &Value, name: &str) -> Pid {
     // A cgroup driver of systemd writes a uid with underscores.
+    let uid = pod["metadata"]["uid"].as_str().expect("a pod has a uid");
     let spellings = [uid.to_owned(), uid.replace('-', "_")];
     let processes = fs::read_dir("/proc").expect("/proc is there").flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

@@ -1,6 +1,6 @@
-//! What the alerts and the dashboard of the chart ask Prometheus.
+//! What the alerts and the dashboard of the chart ask Prometheus, and what a scrape has.
 //!
-//! Responsible for reading their expressions and the names of the metrics in them. Must never hold such a name itself.
+//! Responsible for reading their expressions and the names of the metrics in them and in a scrape. Must never hold such a name itself.
 
 use crate::tools::root;
 use serde_json::Value;
@@ -56,6 +56,17 @@ pub fn dashboard() -> Vec<(String, String)> {
 pub fn metrics_named() -> BTreeSet<String> {
     let rules = rules().into_iter().filter_map(|rule| rule["expr"].as_str().map(str::to_owned));
     rules.chain(dashboard().into_iter().map(|(_, expr)| expr)).flat_map(|expr| names_in(&expr)).collect()
+}
+
+/// The metrics of a scrape, as Prometheus stores them, with their types.
+pub fn metrics_in(scrape: &str) -> BTreeSet<(String, String)> {
+    let types = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types
+        .map(|(name, kind)| {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            (format!("{name}{suffix}"), kind.to_owned())
+        })
+        .collect()
 }
 
 /// The names in one expression. A recorded series has colons in its name and is none of them.

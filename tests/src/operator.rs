@@ -3,12 +3,12 @@
 //! Responsible for one installation that all tests share, and for knowing its pods. Must never be changed by a test that
 //! others run beside; who hurts it, waits until it is well again.
 
-use std::path::Path;
 use std::sync::Once;
 
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::tools::root;
 
 /// The namespace of the operator, and the name of its release.
 pub const NAMESPACE: &str = "crashmonitor-system";
@@ -16,7 +16,7 @@ const RELEASE: &str = "crashmonitor";
 
 /// The chart in this checkout.
 pub fn chart() -> String {
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/crashmonitor");
+    let chart = root().join("charts/crashmonitor");
     chart.to_str().expect("the checkout's path is UTF-8").to_owned()
 }
 

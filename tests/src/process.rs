@@ -110,20 +110,12 @@ impl Process {
 
     /// Its resident memory in bytes; zero when it has ended.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse().ok());
-        kib.map_or(0, |kib: u64| kib * 1024)
+        resident_bytes(self.pid)
     }
 
     /// The processor time that it has used, user and system together; zero when it has ended.
     pub fn cpu_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The second field, the name in parentheses, may contain spaces; utime and stime are fields 14 and 15.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        let per_second = rustix::param::clock_ticks_per_second();
-        Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
+        cpu_time(self.pid)
     }
 
     fn lock(&self) -> MutexGuard<'_, Child> {
@@ -139,6 +131,24 @@ impl Drop for Process {
         let _ = child.wait();
         let _ = fs::remove_file(home::pids().join(self.pid.to_string()));
     }
+}
+
+/// The resident memory of any process in bytes; zero when there is none.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse().ok());
+    kib.map_or(0, |kib: u64| kib * 1024)
+}
+
+/// The processor time of any process, user and system together; zero when there is none.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field, the name in parentheses, may contain spaces; utime and stime are fields 14 and 15.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    let per_second = rustix::param::clock_ticks_per_second();
+    Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
 }
 
 /// The same command, tied to our life and in a process group of its own (Ctrl-C is ours to handle).

@@ -7,20 +7,17 @@
 use std::collections::BTreeSet;
 
 use crashmonitor_testbed::cluster::Cluster;
-use crashmonitor_testbed::monitoring::metrics_named;
+use crashmonitor_testbed::monitoring::{metrics_in, metrics_named};
 use crashmonitor_testbed::resource::{READY_TIMEOUT, Resource};
 use crashmonitor_testbed::{Kafka, Redis, operator, until};
 
 const DEFINITION: &str = "crashmonitors.crashmonitor.dev";
 
-/// The names of the metrics that a pod shows, counters as Prometheus stores them.
+/// The names of the metrics that a pod shows.
 fn metrics_of(namespace: &str, pod: &str, port: u16) -> BTreeSet<String> {
     let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/metrics");
     let scrape = Cluster::get().kubectl(&["get", "--raw", &path]);
-    let typed = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    typed
-        .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
-        .collect()
+    metrics_in(&scrape).into_iter().map(|(name, _)| name).collect()
 }
 
 #[test]

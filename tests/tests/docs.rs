@@ -2,6 +2,7 @@
 
 use crashmonitor_testbed::certificates::Certificates;
 use crashmonitor_testbed::home::Dir;
+use crashmonitor_testbed::monitoring::metrics_in;
 use crashmonitor_testbed::ports::Port;
 use crashmonitor_testbed::worker::binary;
 use crashmonitor_testbed::{NewRecord, Worker, shared, until};
@@ -183,17 +184,6 @@ fn the_worker_accepts_every_example() {
     }
 }
 
-/// The metrics of a scrape that have a series, with their types.
-fn metrics_of(scrape: &str) -> BTreeSet<(String, String)> {
-    let types = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    types
-        .map(|(name, kind)| {
-            let suffix = if kind == "counter" { "_total" } else { "" };
-            (format!("{name}{suffix}"), kind.to_owned())
-        })
-        .collect()
-}
-
 /// A worker that has read a record.
 fn working() -> Worker {
     let kafka = shared::kafka();
@@ -222,14 +212,14 @@ fn every_metric_is_documented_with_its_type_and_no_other() {
     let documented: BTreeSet<(String, String)> = table.iter().map(metric).collect();
     let worker = working();
     until("all metrics of a worker", TIMEOUT, || {
-        let missing: Vec<_> = documented.difference(&metrics_of(&worker.try_metrics()?)).cloned().collect();
+        let missing: Vec<_> = documented.difference(&metrics_in(&worker.try_metrics()?)).cloned().collect();
         if missing.is_empty() {
             Ok(())
         } else {
             Err(format!("{missing:?} are missing\n{}", worker.log_tail()))
         }
     });
-    let scraped = metrics_of(&worker.metrics());
+    let scraped = metrics_in(&worker.metrics());
     assert!(scraped.is_subset(&documented), "not documented: {:?}", scraped.difference(&documented));
 
     for name in quoted(section(&page, "## What to watch")).filter(|text| text.starts_with("crashmonitor_")) {

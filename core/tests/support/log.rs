@@ -10,12 +10,25 @@ use crashmonitor_core::aggregate::{Effect, Mode, Params, Partition};
 use crashmonitor_core::commit::AggregateCommit;
 use crashmonitor_core::frame::{Entries, Entry, Header, Kind, Message, MessageWriter, Statement};
 use crashmonitor_core::ids::{Epoch, InputOffset, LogOffset, Shard, SourceId, TopicId};
+use crashmonitor_core::recovery::{Facts, Stored};
 use crashmonitor_core::snapshot::{self, Identity};
 use crashmonitor_core::time::Timestamp;
 
 pub const INPUT: TopicId = TopicId([1; 16]);
 pub const INPUT_AGAIN: TopicId = TopicId([2; 16]);
 pub const REPARTITION: TopicId = TopicId([3; 16]);
+
+/// What is known of a shard that nobody has written to or committed.
+pub fn empty_log() -> Facts {
+    Facts {
+        committed: None,
+        log_start: LogOffset(0),
+        log_end_before: LogOffset(0),
+        log_end: LogOffset(0),
+        log_topic: REPARTITION,
+        snapshot: Stored::Nothing,
+    }
+}
 
 /// The instant `seconds` after the epoch.
 pub fn at(seconds: i64) -> Timestamp {

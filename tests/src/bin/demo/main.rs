@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use crashmonitor_bench::oracle::{Alert, Counts, compare, parse_alert};
-use crashmonitor_testbed::cluster::Cluster;
+use crashmonitor_testbed::cluster::{Cluster, pid_in_pod};
 use crashmonitor_testbed::home::Dir;
+use crashmonitor_testbed::process::{cpu_time, resident_bytes};
 use crashmonitor_testbed::show::load::Load;
 use crashmonitor_testbed::show::view::View;
 use crashmonitor_testbed::show::{INPUT, INPUT_PARTITIONS, OUTPUT, text};
@@ -69,8 +70,13 @@ fn main() -> ExitCode {
 
 /// Whether everything was right.
 fn run(args: &Args) -> Result<bool, String> {
-    let mut demo =
-        Demo { view: View::stdout(), cluster: Cluster::get(), last: HashMap::new(), alerts: Vec::new() };
+    let mut demo = Demo {
+        view: View::stdout(),
+        cluster: Cluster::get(),
+        last: HashMap::new(),
+        alerts: Vec::new(),
+        status_at: Instant::now(),
+    };
     let bootstrap = demo.install(args)?;
     let dir = Dir::new("load");
     demo.say(&format!("writing {} records/s for {} s\n", text::grouped(args.rate), args.seconds))?;
@@ -87,6 +93,7 @@ fn run(args: &Args) -> Result<bool, String> {
         text::grouped(generated.records),
         text::grouped(expected.len() as u64)
     ))?;
+    demo.show_operator()?;
     demo.say(&format!(
         "\nEverything is still there: kubectl get crashmonitors,pods -n {NAMESPACE}\nmake cluster-down removes it."
     ))?;
@@ -99,6 +106,7 @@ struct Demo {
     /// The last count of each interval and user.
     last: HashMap<(i64, String), u64>,
     alerts: Vec<Alert>,
+    status_at: Instant,
 }
 
 impl Demo {
@@ -136,7 +144,12 @@ impl Demo {
         Topics::new(&bootstrap).create_topic(INPUT, INPUT_PARTITIONS.cast_signed(), &[]);
         self.say("$ helm upgrade --install crashmonitor charts/crashmonitor -n crashmonitor-system --create-namespace")?;
         operator::ensure();
+        let applied_at = Instant::now();
         self.kubectl(&["apply", "-n", NAMESPACE, "-f", &args.monitor])?;
+        until("a pod of the monitor", READY_TIMEOUT, || {
+            if self.worker_pods().is_empty() { Err("none yet") } else { Ok(()) }
+        });
+        self.say(&format!("its pod was there {} ms later", applied_at.elapsed().as_millis()))?;
         self.await_ready(1);
         self.kubectl(&["get", "crashmonitor", MONITOR, "-n", NAMESPACE])?;
         Ok(bootstrap)
@@ -144,6 +157,25 @@ impl Demo {
 
     fn monitor(&self) -> Result<Value, String> {
         self.cluster.try_get(&["crashmonitor", MONITOR, "-n", NAMESPACE])
+    }
+
+    fn worker_pods(&self) -> Vec<Value> {
+        self.cluster.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=crashmonitor-worker"])
+    }
+
+    /// What the operator has cost since it was installed.
+    fn show_operator(&mut self) -> Result<(), String> {
+        for pod in operator::pods() {
+            let pid = pid_in_pod(&pod, "crashmonitor-operator").as_raw_nonzero().get().cast_unsigned();
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            self.say(&format!(
+                "{name}: {} MB resident, {:.1} s of CPU since its start at {}",
+                resident_bytes(pid) / 1_000_000,
+                cpu_time(pid).as_secs_f64(),
+                pod["status"]["startTime"].as_str().unwrap_or("an unknown time"),
+            ))?;
+        }
+        Ok(())
     }
 
     fn await_ready(&self, workers: u64) {
@@ -159,29 +191,18 @@ impl Demo {
         let scaled_at = Duration::from_secs(args.seconds / 3);
         let hurt_at = Duration::from_secs(args.seconds * 2 / 3);
         let (mut is_scaled, mut is_hurt) = (false, false);
-        let mut status_at = begun;
         while load.is_running() {
-            self.take(results)?;
+            self.look(results)?;
             if !is_scaled && begun.elapsed() >= scaled_at {
                 is_scaled = true;
                 self.kubectl(&["scale", "crashmonitor", MONITOR, "-n", NAMESPACE, "--replicas=3"])?;
             }
             if !is_hurt && begun.elapsed() >= hurt_at {
                 is_hurt = true;
-                let pod = format!("{MONITOR}-0");
-                let pods = self.cluster.list(&[
-                    "pods",
-                    "-n",
-                    NAMESPACE,
-                    "-l",
-                    "app.kubernetes.io/name=crashmonitor-worker",
-                ]);
-                let first = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).unwrap_or(&pod);
-                self.kubectl(&["delete", "pod", first, "-n", NAMESPACE, "--wait=false"])?;
-            }
-            if status_at.elapsed() >= STATUS_INTERVAL {
-                status_at = Instant::now();
-                self.show_status()?;
+                let pods = self.worker_pods();
+                let pod = pods.first().and_then(|pod| pod["metadata"]["name"].as_str());
+                let pod = pod.ok_or("the monitor has no pod")?;
+                self.kubectl(&["delete", "pod", pod, "-n", NAMESPACE, "--wait=false"])?;
             }
         }
         Ok(())
@@ -190,18 +211,23 @@ impl Demo {
     /// Takes results until all that are expected have come, or the time is up.
     fn drain(&mut self, results: &BaseConsumer, expected: &Counts) -> Result<(), String> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
-        let mut status_at = Instant::now();
         let is_missing = |last: &HashMap<(i64, String), u64>| {
             expected.iter().any(|(key, count)| last.get(key) != Some(count))
         };
         while is_missing(&self.last) && Instant::now() < deadline {
-            self.take(results)?;
-            if status_at.elapsed() >= STATUS_INTERVAL {
-                status_at = Instant::now();
-                self.show_status()?;
-            }
+            self.look(results)?;
         }
         self.view.end_status().map_err(|e| format!("standard output: {e}"))
+    }
+
+    /// Shows the next result, and now and then how the monitor fares.
+    fn look(&mut self, results: &BaseConsumer) -> Result<(), String> {
+        self.take(results)?;
+        if self.status_at.elapsed() >= STATUS_INTERVAL {
+            self.status_at = Instant::now();
+            self.show_status()?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, results: &BaseConsumer) -> Result<(), String> {
