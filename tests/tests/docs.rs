@@ -2,14 +2,15 @@
 
 use crashmonitor_testbed::certificates::Certificates;
 use crashmonitor_testbed::home::Dir;
-use crashmonitor_testbed::monitoring::metrics_in;
+use crashmonitor_testbed::monitoring::{metrics_in, read as page};
 use crashmonitor_testbed::ports::Port;
+use crashmonitor_testbed::tools::root;
 use crashmonitor_testbed::worker::binary;
 use crashmonitor_testbed::{NewRecord, Worker, shared, until};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,14 +19,6 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const UNKNOWN: &str = "noSuchKey";
 /// Where the examples keep their files.
 const FILES: &str = "/etc/crashmonitor/";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
-}
-
-fn page(name: &str) -> String {
-    fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
 
 /// The part of a page below a heading, up to the next heading of the same or a higher level.
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
@@ -290,26 +283,92 @@ fn each_sample_of_the_output_fits_its_schema() {
     }
 }
 
+/// The Markdown pages below `dir`, from the root of the checkout.
+fn pages_below(dir: &Path, found: &mut BTreeSet<String>) {
+    let entries = fs::read_dir(root().join(dir)).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    for entry in entries {
+        let entry = entry.expect("a directory can be read");
+        let path = dir.join(entry.file_name());
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type().expect("a file has a type").is_dir() {
+            if !name.starts_with('.') && name != "target" {
+                pages_below(&path, found);
+            }
+        } else if name.ends_with(".md") {
+            found.insert(path.display().to_string());
+        }
+    }
+}
+
+/// All Markdown pages of the project.
+fn pages() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    pages_below(Path::new(""), &mut found);
+    assert!(found.contains("README.md") && found.contains("docs/output.md"), "{found:?}");
+    found
+}
+
+/// A page without its code blocks.
+fn prose(page: &str) -> String {
+    let mut is_code = false;
+    let is_prose = |line: &&str| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    };
+    page.lines().filter(is_prose).collect::<Vec<_>>().join("\n")
+}
+
+/// The links of a text: what they say, and where they lead.
+fn links(text: &str) -> Vec<(&str, &str)> {
+    let pieces: Vec<&str> = text.split("](").collect();
+    let pairs = pieces.windows(2);
+    pairs.filter_map(|pair| Some((pair[0].rsplit('[').next()?, pair[1].split(')').next()?))).collect()
+}
+
+/// Where a link of a page leads: a path from the root of the checkout, and an anchor or nothing. None for other sites.
+fn target<'a>(page: &str, link: &'a str) -> Option<(String, &'a str)> {
+    if link.contains("://") {
+        return None;
+    }
+    let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+    if file.is_empty() {
+        return Some((page.to_owned(), anchor));
+    }
+    let mut path: Vec<&str> = page.split('/').collect();
+    path.pop();
+    for part in file.split('/') {
+        match part {
+            ".." => assert!(path.pop().is_some(), "{page}: {link} leads out of the project"),
+            part => path.push(part),
+        }
+    }
+    Some((path.join("/"), anchor))
+}
+
+/// The anchors of a page's headings, as GitHub and mdBook make them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let prose = prose(page);
+    let headings = prose.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| -> String {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = text.chars().filter(|&c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
 #[test]
 fn links_lead_somewhere() {
-    let mut pages: Vec<PathBuf> =
-        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "charts/crashmonitor/README.md"]
-            .map(PathBuf::from)
-            .to_vec();
-    let docs = fs::read_dir(root().join("docs")).expect("docs/ is there");
-    pages.extend(docs.map(|entry| Path::new("docs").join(entry.expect("docs/ can be read").file_name())));
-    for name in pages.iter().filter(|name| name.extension().is_some_and(|extension| extension == "md")) {
-        let text = page(&name.display().to_string());
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for link in links.filter(|link| !link.starts_with("http")) {
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { name.clone() } else { name.with_file_name(file) };
-            let target = fs::read_to_string(root().join(&target))
-                .unwrap_or_else(|e| panic!("{}: {link}: {e}", name.display()));
-            let anchors = target.lines().filter(|line| line.starts_with('#'));
-            let mut anchors =
-                anchors.map(|line| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-"));
-            assert!(anchor.is_empty() || anchors.any(|a| a == anchor), "{}: {link}", name.display());
+    for name in pages() {
+        let prose = prose(&page(&name));
+        for (_, link) in links(&prose) {
+            let Some((file, anchor)) = target(&name, link) else { continue };
+            assert!(root().join(&file).exists(), "{name}: {link}: there is no {file}");
+            assert!(
+                anchor.is_empty() || anchors(&page(&file)).contains(anchor),
+                "{name}: {link}: no such heading"
+            );
         }
     }
 }
