@@ -10,6 +10,7 @@ export CRASHMONITOR_CACHE ?= $(HOME)/.cache/crashmonitor
 export CARGO_TARGET_DIR ?= $(CRASHMONITOR_CACHE)/target
 TOOLS := $(CRASHMONITOR_CACHE)/tools
 CARGO_DENY_VERSION := 0.20.2
+MDBOOK_VERSION := 0.5.4
 # What the images hold: release, or dev for tests.
 PROFILE ?= release
 
@@ -126,6 +127,12 @@ deny: ## Check licences, sources, duplicates, and advisories where their databas
 	@command -v $(TOOLS)/bin/cargo-deny >/dev/null || \
 	    cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
 	@scripts/check-dependencies $(TOOLS)/bin/cargo-deny
+
+.PHONY: docs
+docs: ## Build the documentation as a site (into the cache; says where)
+	@command -v $(TOOLS)/bin/mdbook >/dev/null || \
+	    cargo install --locked --root $(TOOLS) mdbook@$(MDBOOK_VERSION) --no-default-features --features search
+	@scripts/docs $(TOOLS)/bin/mdbook
 
 .PHONY: clean
 clean: ## Remove what was built (downloads stay)
