@@ -432,11 +432,13 @@ fn definition() -> Value {
 #[test]
 fn every_example_fits_the_definition() {
     let schema = definition();
-    let readme = read("README.md");
-    let blocks = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let blocks: Vec<&str> = blocks.filter(|block| block.contains("kind: CrashMonitor")).collect();
-    assert_eq!(blocks.len(), 1, "the README shows a resource");
-    fits(&documents(blocks[0])[0]["spec"], &schema, "README.md");
+    for page in ["README.md", "docs/migration-from-spark.md", "docs/resource.md"] {
+        let text = read(page);
+        let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let blocks: Vec<&str> = blocks.filter(|block| block.contains("kind: CrashMonitor")).collect();
+        assert_eq!(blocks.len(), 1, "{page} shows a resource");
+        fits(&documents(blocks[0])[0]["spec"], &schema, page);
+    }
     for name in ["minimal", "tls-scram", "hpa", "keda", "suspended", "demo/monitor"] {
         let documents = documents(&read(&format!("examples/{name}.yaml")));
         let monitors = of_kind(&documents, "CrashMonitor");

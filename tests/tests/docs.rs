@@ -304,9 +304,12 @@ fn pages_below(dir: &Path, found: &mut BTreeSet<String>) {
 fn pages() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     pages_below(Path::new(""), &mut found);
-    assert!(found.contains("README.md") && found.contains("docs/output.md"), "{found:?}");
+    assert!(found.contains("README.md") && found.contains(CONTENTS), "{found:?}");
     found
 }
+
+/// The table of contents of the site.
+const CONTENTS: &str = "docs/SUMMARY.md";
 
 /// A page without its code blocks.
 fn prose(page: &str) -> String {
@@ -371,4 +374,36 @@ fn links_lead_somewhere() {
             );
         }
     }
+}
+
+/// The site has all pages, so that no link from one to another leads nowhere.
+#[test]
+fn every_page_is_in_the_table_of_contents_once() {
+    let contents = page(CONTENTS);
+    let listed: Vec<String> =
+        links(&contents).into_iter().filter_map(|(_, link)| Some(target(CONTENTS, link)?.0)).collect();
+    let mut there = pages();
+    there.remove(CONTENTS);
+    assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), there, "{CONTENTS}");
+    assert_eq!(listed.len(), there.len(), "{CONTENTS} lists a page twice");
+}
+
+/// A page that says "this test shows it" names one that is there: ``[`file.rs::name`](path/file.rs)``.
+#[test]
+fn every_test_that_a_page_names_is_there() {
+    let mut count = 0;
+    for name in pages() {
+        let prose = prose(&page(&name));
+        let links = links(&prose);
+        let named: Vec<_> = links.iter().filter(|(text, _)| text.contains(".rs::")).collect();
+        assert_eq!(named.len(), prose.matches(".rs::").count(), "{name} names a test without a link to it");
+        for (text, link) in &named {
+            let (file, test) = text.trim_matches('`').split_once("::").expect("it contains that");
+            let (path, _) = target(&name, link).unwrap_or_else(|| panic!("{name}: {link} is another site"));
+            assert!(path.ends_with(&format!("/{file}")), "{name}: {text} links to {path}");
+            assert!(page(&path).contains(&format!("fn {test}(")), "{name}: {path} has no test {test}");
+        }
+        count += named.len();
+    }
+    assert!(count > 50, "the pages name {count} tests");
 }
