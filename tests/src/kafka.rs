@@ -14,13 +14,13 @@ use crate::certificates::{Certificates, ServerCertificate};
 use crate::home::Dir;
 use crate::ports::Port;
 use crate::process::Process;
+use crate::tools::jars;
 use crate::topics::Topics;
 use crate::wait::try_until;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::metadata::Metadata;
 use rustix::process::Signal;
-use std::env;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -429,9 +429,5 @@ impl Kafka {
 
 /// Where the broker's jars are.
 fn libs() -> PathBuf {
-    let cache = env::var_os("CRASHMONITOR_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(env::home_dir()?.join(".cache/crashmonitor")));
-    let libs = cache.expect("HOME or CRASHMONITOR_CACHE is set").join(format!("kafka-{VERSION}/libs"));
-    assert!(libs.is_dir(), "{} is missing: `make deps` fetches it", libs.display());
-    libs
+    jars(&format!("kafka-{VERSION}"), "make deps").unwrap_or_else(|e| panic!("{e}"))
 }

@@ -110,10 +110,12 @@ impl Process {
 
     /// Its resident memory in bytes; zero when it has ended.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse().ok());
-        kib.map_or(0, |kib: u64| kib * 1024)
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes; zero when it has ended.
+    pub fn resident_bytes_max(&self) -> u64 {
+        self.status_bytes("VmHWM:")
     }
 
     /// The processor time that it has used, user and system together; zero when it has ended.
@@ -124,6 +126,13 @@ impl Process {
         let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
         let per_second = rustix::param::clock_ticks_per_second();
         Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse().ok());
+        kib.map_or(0, |kib: u64| kib * 1024)
     }
 
     fn lock(&self) -> MutexGuard<'_, Child> {
