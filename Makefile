@@ -73,10 +73,10 @@ bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECO
 	    $(if $(COMPRESSIONS),--compressions $(COMPRESSIONS))
 
 .PHONY: bench-peers
-bench-peers: deps ## Measure the worker beside Kafka Streams, on one topic and in turn (RUNS=3 RECORDS=5000000)
+bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers
 	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- --peers --runs $(or $(RUNS),3) \
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- --runs $(or $(RUNS),3) --peers $(PEERS) \
 	    $(if $(RECORDS),--records $(RECORDS))
 
 .PHONY: bench-micro

@@ -40,14 +40,14 @@ struct Options {
     /// Length of the steady load in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(6..))]
     seconds: u64,
-    /// Only the worker beside its peers, on a topic without compression.
-    #[arg(long)]
-    peers: bool,
+    /// Only the worker beside these peers, or all, on a topic without compression.
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 0..=1, default_missing_value = "kafka-streams,flink,spark")]
+    peers: Vec<peers::Peer>,
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    if options.peers {
-        return peers::run(options.records, options.runs);
+    if !options.peers.is_empty() {
+        return peers::run(options.records, options.runs, &options.peers);
     }
     catch_up::run(options.records, options.runs, &options.compressions)?;
     steady::run(options.seconds)

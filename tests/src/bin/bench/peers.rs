@@ -15,6 +15,7 @@
 //! A peer that loses results would never end: its pass ends when no more result came for a while, and the clock when
 //! the last one came.
 
+use clap::ValueEnum;
 use crashmonitor_bench::oracle::{Alert, Report, compare, parse_alert};
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::process::Process;
@@ -36,18 +37,36 @@ const QUIET: Duration = Duration::from_secs(15);
 /// Compiling takes seconds, ending a job too.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What a JVM older than 17 allowed, and these programs still do.
+const OPEN_PACKAGES: [&str; 9] = [
+    "java.lang",
+    "java.lang.invoke",
+    "java.lang.reflect",
+    "java.net",
+    "java.nio",
+    "java.util",
+    "java.util.concurrent",
+    "sun.nio.ch",
+    "sun.util.calendar",
+];
+
 /// What the worker is held against.
-#[derive(Clone, Copy)]
-enum Peer {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Peer {
+    /// Kafka Streams, `exactly_once_v2`, two threads.
     KafkaStreams,
+    /// Flink's DataStream API, exactly once, parallelism 2.
+    Flink,
+    /// Spark Structured Streaming, `local[2]`.
+    Spark,
 }
 
 impl Peer {
-    const ALL: [Peer; 1] = [Peer::KafkaStreams];
-
     fn name(self) -> &'static str {
         match self {
             Peer::KafkaStreams => "Kafka Streams",
+            Peer::Flink => "Flink",
+            Peer::Spark => "Spark",
         }
     }
 
@@ -55,13 +74,16 @@ impl Peer {
     fn class(self) -> &'static str {
         match self {
             Peer::KafkaStreams => "KafkaStreamsPeer",
+            Peer::Flink => "FlinkPeer",
+            Peer::Spark => "SparkPeer",
         }
     }
 
     /// Which sources it takes besides its own.
     fn sources(self) -> &'static [&'static str] {
         match self {
-            Peer::KafkaStreams => &["Passes", "LogRecord", "Result"],
+            Peer::KafkaStreams | Peer::Flink => &["Passes", "LogRecord", "Result"],
+            Peer::Spark => &["Passes"],
         }
     }
 
@@ -69,15 +91,10 @@ impl Peer {
     fn jars(self) -> Result<PathBuf, String> {
         let name = match self {
             Peer::KafkaStreams => format!("kafka-streams-{}", kafka::VERSION),
+            Peer::Flink => "flink-2.2.1".to_owned(),
+            Peer::Spark => "spark-4.1.1".to_owned(),
         };
         jars(&name, "make bench-peers")
-    }
-
-    /// What its JVM must be told.
-    fn java_options(self) -> &'static [&'static str] {
-        match self {
-            Peer::KafkaStreams => &[],
-        }
     }
 }
 
@@ -102,15 +119,15 @@ struct Runs {
 }
 
 /// Fills a topic, has each reader read it `runs` times in turn, prints the figures.
-pub fn run(records: u64, runs: u64) -> Result<(), String> {
-    let programs = Peer::ALL.into_iter().map(compile).collect::<Result<Vec<Program>, String>>()?;
+pub fn run(records: u64, runs: u64, peers: &[Peer]) -> Result<(), String> {
+    let programs = peers.iter().copied().map(compile).collect::<Result<Vec<Program>, String>>()?;
     println!(
         "peers: {records} records of about 207 bytes, no compression, 4 partitions, Kafka on the same cores"
     );
     let kafka = Kafka::builder().for_benchmarks().start();
     let topic = fill(&kafka, records, "none")?;
     println!("  {} results are expected", topic.expected.len());
-    let peers = Peer::ALL.map(|peer| (peer, Vec::new())).into();
+    let peers = peers.iter().map(|&peer| (peer, Vec::new())).collect();
     let mut all = Runs { bare: Vec::new(), worker: Vec::new(), peers };
     for number in 0..runs {
         for (reader, figures) in [(Reader::Bare, &mut all.bare), (Reader::Direct, &mut all.worker)] {
@@ -157,7 +174,7 @@ impl Program {
         let mut command = Command::new("java");
         command.args(["-Xmx2g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]);
         command.arg(format!("-Djava.io.tmpdir={}", dir.path().display()));
-        command.args(self.peer.java_options());
+        command.args(OPEN_PACKAGES.map(|package| format!("--add-opens=java.base/{package}=ALL-UNNAMED")));
         command.args(["-cp", &self.class_path, self.peer.class(), &topic.kafka.bootstrap(), &topic.name]);
         command.arg(dir.path()).args(&outputs).current_dir(dir.path());
         let process = Process::spawn(self.peer.name(), &command, &dir.path().join("log"));
@@ -307,4 +324,29 @@ fn ratios(all: &Runs) {
 fn shown(values: impl Iterator<Item = f64>) -> String {
     let (median, low, high) = spread(values.collect());
     format!("{median:.3} ({low:.3} to {high:.3})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Report, reads, verdict};
+    use crashmonitor_bench::oracle::Finding;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn a_pass_reads_when_its_last_task_does() {
+        let log = "pass 0 reads 5\nWARN pass 1 reads 6\npass 1 reads 7\npass 1 reads 1500\npass 1 over\n";
+        assert_eq!(reads(log, 1), Some(UNIX_EPOCH + Duration::from_millis(1500)));
+        assert_eq!(reads(log, 2), None);
+    }
+
+    #[test]
+    fn one_run_that_is_not_right_is_told() {
+        let finding =
+            Finding { start_ms: 0, user_id: "user_1000".to_owned(), expected: Some(3), got: Vec::new() };
+        let right = Report { right: 2, ..Report::default() };
+        let lossy = Report { right: 1, missing: vec![finding], ..Report::default() };
+        assert_eq!(verdict(&[&right, &right]), "all right");
+        let told = "not right in 1 of 2: at most 1 missing, 0 wrong, 0 unexpected, 0 doubled";
+        assert_eq!(verdict(&[&right, &lossy]), told);
+    }
 }
