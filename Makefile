@@ -73,6 +73,13 @@ bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECO
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(COMPRESSIONS),--compressions $(COMPRESSIONS))
 
+.PHONY: bench-peers
+bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
+	@scripts/fetch-peers
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- --runs $(or $(RUNS),3) --peers $(PEERS) \
+	    $(if $(RECORDS),--records $(RECORDS))
+
 .PHONY: bench-micro
 bench-micro: ## Measure the kernels of the scan stage (criterion; processor time, not the clock)
 	cargo bench -p crashmonitor-core --bench kernels

@@ -14,7 +14,7 @@ use crate::certificates::{Certificates, ServerCertificate};
 use crate::home::Dir;
 use crate::ports::Port;
 use crate::process::Process;
-use crate::tools::cache;
+use crate::tools::jars;
 use crate::topics::Topics;
 use crate::wait::try_until;
 use rdkafka::ClientConfig;
@@ -429,7 +429,5 @@ impl Kafka {
 
 /// Where the broker's jars are.
 fn libs() -> PathBuf {
-    let libs = cache().join(format!("kafka-{VERSION}/libs"));
-    assert!(libs.is_dir(), "{} is missing: `make deps` fetches it", libs.display());
-    libs
+    jars(&format!("kafka-{VERSION}"), "make deps").unwrap_or_else(|e| panic!("{e}"))
 }

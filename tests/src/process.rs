@@ -113,6 +113,11 @@ impl Process {
         resident_bytes(self.pid)
     }
 
+    /// The most resident memory that it ever had, in bytes; zero when it has ended.
+    pub fn resident_bytes_max(&self) -> u64 {
+        status_bytes(self.pid, "VmHWM:")
+    }
+
     /// The processor time that it has used, user and system together; zero when it has ended.
     pub fn cpu_time(&self) -> Duration {
         cpu_time(self.pid)
@@ -135,8 +140,12 @@ impl Drop for Process {
 
 /// The resident memory of any process in bytes; zero when there is none.
 pub fn resident_bytes(pid: u32) -> u64 {
+    status_bytes(pid, "VmRSS:")
+}
+
+fn status_bytes(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse().ok());
     kib.map_or(0, |kib: u64| kib * 1024)
 }

@@ -1,7 +1,8 @@
 //! Programs that tests run and that are neither ours nor services: helm, kubectl, promtool. And where things lie: the
-//! checkout, and the cache outside it.
+//! checkout, the cache outside it, and in that the jars of services and peers.
 //!
-//! Responsible for finding and running them. Must never fetch anything: `make deps` and `make cluster` do.
+//! Responsible for finding them, and for running the programs. Must never fetch anything: `make deps` and `make cluster`
+//! do.
 
 use std::env;
 use std::io::Write;
@@ -19,6 +20,16 @@ pub fn cache() -> PathBuf {
     let cache = env::var_os("CRASHMONITOR_CACHE").map(PathBuf::from);
     let cache = cache.or_else(|| Some(env::home_dir()?.join(".cache/crashmonitor")));
     cache.expect("HOME or CRASHMONITOR_CACHE is set")
+}
+
+/// The directory with the jars of `name`, such as `kafka-4.1.2`, which the command `fetched_by` fetches.
+pub fn jars(name: &str, fetched_by: &str) -> Result<PathBuf, String> {
+    let libs = cache().join(name).join("libs");
+    if libs.is_dir() {
+        Ok(libs)
+    } else {
+        Err(format!("{} is missing: `{fetched_by}` fetches it", libs.display()))
+    }
 }
 
 /// Where `name` is: among what was put into the cache, else on the path.

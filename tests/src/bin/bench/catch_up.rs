@@ -18,11 +18,11 @@ use super::{config, spread};
 
 const PARTITIONS: u32 = 4;
 /// A run that takes longer has failed.
-const TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What reads the topic.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reader {
+pub(super) enum Reader {
     /// The worker, by its own fetch client.
     Direct,
     /// The worker, through librdkafka.
@@ -34,7 +34,7 @@ enum Reader {
 impl Reader {
     const ALL: [Reader; 3] = [Reader::Direct, Reader::Librdkafka, Reader::Bare];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Reader::Direct => "worker, direct",
             Reader::Librdkafka => "worker, librdkafka",
@@ -43,18 +43,19 @@ impl Reader {
     }
 }
 
-struct Figures {
-    seconds: f64,
-    cpu_seconds: f64,
-    resident_bytes_max: u64,
+/// What a run took.
+pub(super) struct Figures {
+    pub(super) seconds: f64,
+    pub(super) cpu_seconds: f64,
+    pub(super) resident_bytes_max: u64,
 }
 
 /// A filled topic.
-struct Topic<'k> {
-    kafka: &'k Kafka,
-    name: String,
-    records: u64,
-    expected: Counts,
+pub(super) struct Topic<'k> {
+    pub(super) kafka: &'k Kafka,
+    pub(super) name: String,
+    pub(super) records: u64,
+    pub(super) expected: Counts,
 }
 
 /// For each compression: fills a topic once, has each reader read it `runs` times in turn, prints the figures.
@@ -81,7 +82,7 @@ pub fn run(records: u64, runs: u64, compressions: &[String]) -> Result<(), Strin
     Ok(())
 }
 
-fn row(run: &Figures, records: u64) -> String {
+pub(super) fn row(run: &Figures, records: u64) -> String {
     format!(
         "{:6.2} s, {:.2} million records/s, {:.3} µs of CPU a record, {} MB resident",
         run.seconds,
@@ -110,7 +111,7 @@ fn summary(figures: &[Vec<Figures>; 3], records: u64) {
     println!("  direct to bare, records/s: {median:.2} ({low:.2} to {high:.2})");
 }
 
-fn fill<'k>(kafka: &'k Kafka, records: u64, compression: &str) -> Result<Topic<'k>, String> {
+pub(super) fn fill<'k>(kafka: &'k Kafka, records: u64, compression: &str) -> Result<Topic<'k>, String> {
     let name = format!("catch-up-{compression}");
     let dir = Dir::new("bench");
     let file = dir.path().join("expected");
@@ -130,7 +131,8 @@ fn fill<'k>(kafka: &'k Kafka, records: u64, compression: &str) -> Result<Topic<'
 }
 
 impl Topic<'_> {
-    fn once(&self, reader: Reader, number: u64) -> Result<Figures, String> {
+    /// One run of a reader.
+    pub(super) fn once(&self, reader: Reader, number: u64) -> Result<Figures, String> {
         match reader {
             Reader::Bare => self.bare(),
             Reader::Direct => self.worker(&format!("{}-direct-{number}", self.name), "Direct"),
@@ -147,7 +149,6 @@ impl Topic<'_> {
         until_true("the output topic", TIMEOUT, || self.kafka.topics().partitions_of(&output).is_some());
         let consumer = follow::open(self.kafka.topics().config(), &output, 1)?;
         let mut alerts: Vec<Alert> = Vec::new();
-        let mut resident_bytes_max = 0;
         let begun = Instant::now();
         let mut last = SystemTime::now();
         while alerts.len() < self.expected.len() {
@@ -155,7 +156,6 @@ impl Topic<'_> {
                 let (found, expected) = (alerts.len(), self.expected.len());
                 return Err(format!("{found} of {expected} results came\n{}", worker.log_tail()));
             }
-            resident_bytes_max = resident_bytes_max.max(worker.process().resident_bytes());
             if let Some(message) = consumer.poll(Duration::from_millis(20)) {
                 let message = message.map_err(|error| error.to_string())?;
                 let alert = parse_alert(message.payload().unwrap_or_default());
@@ -164,6 +164,7 @@ impl Topic<'_> {
             }
         }
         let cpu_seconds = worker.process().cpu_time().as_secs_f64();
+        let resident_bytes_max = worker.process().resident_bytes_max();
         let report = compare(&self.expected, &alerts);
         if !report.is_right() {
             return Err(format!("{name}: {report}"));
@@ -182,9 +183,7 @@ impl Topic<'_> {
         let mut command = Command::new(binary("crashmonitor-fetch-only", "CRASHMONITOR_FETCH_ONLY"));
         command.args(["--brokers", &self.kafka.bootstrap(), "--topic", &self.name]);
         let process = Process::spawn("fetch-only", &command, &dir.path().join("log"));
-        let mut resident_bytes_max = 0;
         let said = until("the bare loop's end", TIMEOUT, || {
-            resident_bytes_max = resident_bytes_max.max(process.resident_bytes());
             let log = process.log();
             match log.lines().find(|line| line.starts_with("seconds=")) {
                 Some(line) => Ok(Ok(line.to_owned())),
@@ -193,6 +192,7 @@ impl Topic<'_> {
             }
         })?;
         let cpu_seconds = process.cpu_time().as_secs_f64();
+        let resident_bytes_max = process.resident_bytes_max();
         let field = |name: &str| {
             said.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
         };

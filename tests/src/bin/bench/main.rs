@@ -1,8 +1,8 @@
 //! Measures the worker on this machine: `make bench`.
 //!
 //! Responsible for the figures of a catch-up (a long topic is read from its beginning to its end) and of a steady load:
-//! rate, processor time, memory, and whether every result was right. Must never report a rate of a run whose results
-//! were not all right.
+//! rate, processor time, memory, and whether every result was right; and of the same catch-up done by its peers. Must
+//! never report a rate of a run of the worker whose results were not all right.
 //!
 //! # What is measured
 //!
@@ -12,12 +12,14 @@
 //!   the clock runs from the worker's last `claimed` line, which comes
 //!   before its first record is read, until a `read_committed` consumer has got the last expected result. End markers
 //!   stand at the end of every partition, so that this is only possible when every partition was read to its end.
+//! - *Peers* (`make bench-peers`): the same catch-up by programs of other stream processors, see `peers`.
 //! - *Steady*: the generator writes 100,000 records/s for a while; memory is the highest resident size seen after the
 //!   first third.
 //!
 //! Medians with the lowest and the highest of all runs. Other work on the machine makes them worse, never better.
 
 mod catch_up;
+mod peers;
 mod steady;
 
 use clap::Parser;
@@ -38,9 +40,15 @@ struct Options {
     /// Length of the steady load in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(6..))]
     seconds: u64,
+    /// Only the worker beside these peers, or all, on a topic without compression.
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 0..=1, default_missing_value = "kafka-streams,flink,spark")]
+    peers: Vec<peers::Peer>,
 }
 
 fn run(options: &Options) -> Result<(), String> {
+    if !options.peers.is_empty() {
+        return peers::run(options.records, options.runs, &options.peers);
+    }
     catch_up::run(options.records, options.runs, &options.compressions)?;
     steady::run(options.seconds)
 }
