@@ -99,6 +99,20 @@ impl Cluster {
         self.try_get(arguments).unwrap_or_else(|e| panic!("kubectl get {}: {e}", arguments.join(" ")))
     }
 
+    /// Gives an image that the worker nodes have another name there, and returns it.
+    #[track_caller]
+    pub fn second_name_of(&self, image: &str) -> String {
+        let (repository, _) = image.rsplit_once(':').expect("our images have tags");
+        let second = format!("{repository}:second");
+        for node in self.list(&["nodes", "-l", "!node-role.kubernetes.io/control-plane"]) {
+            let node = node["metadata"]["name"].as_str().expect("a node has a name");
+            let (from, to) = (format!("docker.io/{image}"), format!("docker.io/{second}"));
+            let tag = ["exec", node, "ctr", "--namespace", "k8s.io", "images", "tag", "--force", &from, &to];
+            run("docker", &tag, "").unwrap_or_else(|e| panic!("docker {}: {e}", tag.join(" ")));
+        }
+        second
+    }
+
     /// The items of a list.
     #[track_caller]
     pub fn list(&self, arguments: &[&str]) -> Vec<Value> {
@@ -106,7 +120,7 @@ impl Cluster {
     }
 }
 
-/// Runs kubectl or helm with `input`; what it printed, or what it complained of, without the last line feed.
+/// Runs kubectl, helm or docker with `input`; what it printed, or what it complained of, without the last line feed.
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
     let trimmed = |text: String| text.trim_end().to_owned();
     run_with(program, arguments, input).map(trimmed).map_err(trimmed)

@@ -62,6 +62,34 @@ fn a_resource_becomes_results_and_scales_without_losing_any() {
 }
 
 #[test]
+fn an_autoscaler_scales_the_resource() {
+    let resource = Resource::new(kafka(), "autoscaled", 1);
+    let load = under_load(&resource, 1);
+    // Its lower bound needs no metrics, so none are in the cluster.
+    Cluster::get().apply(&json!({
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": resource.name(), "namespace": resource.namespace.name()},
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": "crashmonitor.dev/v1alpha1",
+                "kind": "CrashMonitor",
+                "name": resource.name(),
+            },
+            "minReplicas": 2,
+            "maxReplicas": 3,
+        },
+    }));
+    resource.await_workers(2);
+    let autoscaler = resource.namespace.get_json(&["horizontalpodautoscaler", resource.name()]);
+    assert_eq!(autoscaler["status"]["currentReplicas"], 1, "it read the scale: {autoscaler}");
+    resource.await_more_results();
+    // It would undo the suspension that ends the test.
+    resource.namespace.kubectl(&["delete", "horizontalpodautoscaler", resource.name()]);
+    resource.finish(load);
+}
+
+#[test]
 fn deleted_and_killed_workers_come_back_and_lose_nothing() {
     let redis = redis();
     let resource = Resource::new(kafka(), "hurt", 2).redis(&redis);
@@ -86,31 +114,52 @@ fn deleted_and_killed_workers_come_back_and_lose_nothing() {
     resource.finish(load);
 }
 
+fn pod_uids(resource: &Resource<'_>) -> BTreeSet<String> {
+    resource.pods().iter().map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits until there are as many pods as `before`, and none of them, and all are ready.
+#[track_caller]
+fn await_rolled(resource: &Resource<'_>, before: &BTreeSet<String>) {
+    until("all pods to be new", READY_TIMEOUT, || {
+        let now = pod_uids(resource);
+        if now.len() == before.len() && now.is_disjoint(before) {
+            Ok(())
+        } else {
+            Err(format!("{before:?} {now:?}"))
+        }
+    });
+    resource.await_workers(before.len());
+}
+
+#[test]
+fn a_changed_image_rolls_pod_by_pod() {
+    let resource = Resource::new(kafka(), "upgraded", 2);
+    let load = under_load(&resource, 2);
+    let before = pod_uids(&resource);
+    let image_of = |pod: &Value| pod["spec"]["containers"][0]["image"].as_str().unwrap().to_owned();
+    let image = Cluster::get().second_name_of(&image_of(&resource.pods()[0]));
+    resource.patch(&json!({"image": image}));
+    await_rolled(&resource, &before);
+    assert_eq!(resource.pods().iter().map(image_of).collect::<Vec<_>>(), [&*image, &*image]);
+    resource.await_more_results();
+    resource.finish(load);
+}
+
 #[test]
 fn a_changed_configuration_rolls_pod_by_pod_and_metadata_roll_nothing() {
     let resource = Resource::new(kafka(), "rolled", 2);
     let load = under_load(&resource, 2);
-    let uids = || -> BTreeSet<String> {
-        resource.pods().iter().map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned()).collect()
-    };
-    let before = uids();
+    let before = pod_uids(&resource);
     resource.namespace.kubectl(&["label", "crashmonitor", resource.name(), "team=payments"]);
     resource.patch(&json!({"window": {"allowedLateness": "31s"}}));
-    until("all pods to be new", READY_TIMEOUT, || {
-        let now = uids();
-        if now.len() == 2 && now.is_disjoint(&before) { Ok(()) } else { Err(format!("{before:?} {now:?}")) }
-    });
-    resource.await_workers(2);
+    await_rolled(&resource, &before);
     resource.await_more_results();
-    let rolled = uids();
+    let rolled = pod_uids(&resource);
 
     resource.namespace.kubectl(&["annotate", "crashmonitor", resource.name(), "example.com/note=x"]);
     resource.patch(&json!({"restartNonce": 1}));
-    until("all pods to be new once more", READY_TIMEOUT, || {
-        let now = uids();
-        if now.len() == 2 && now.is_disjoint(&rolled) { Ok(()) } else { Err(format!("{rolled:?} {now:?}")) }
-    });
-    resource.await_workers(2);
+    await_rolled(&resource, &rolled);
     resource.finish(load);
 }
 
