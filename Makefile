@@ -29,9 +29,18 @@ build: ## Build the worker and the load generator (release)
 	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
 
 .PHONY: test
-test: deps lint ## Run everything that a change must pass, but for a cluster: format, lints, all tests on a real Kafka and Redis
+test: deps lint ## Run everything that a change must pass: format, lints, and all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
+	cargo build --workspace --all-targets --all-features
+	@scripts/images dev
+	@scripts/with-cluster $(MAKE) --no-print-directory --jobs 2 --output-sync=target run-tests run-cluster-tests
+
+# Side by side, as both mostly wait for something.
+.PHONY: run-tests run-cluster-tests
+run-tests:
 	cargo test --workspace
+run-cluster-tests:
+	cargo test --workspace --all-features --test cluster --test cluster_chart --test cluster_operator
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no service
