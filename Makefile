@@ -10,6 +10,7 @@ export CRASHMONITOR_CACHE ?= $(HOME)/.cache/crashmonitor
 export CARGO_TARGET_DIR ?= $(CRASHMONITOR_CACHE)/target
 TOOLS := $(CRASHMONITOR_CACHE)/tools
 CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
 MDBOOK_VERSION := 0.5.4
 # What the images hold: release, or dev for tests.
 PROFILE ?= release
@@ -120,10 +121,12 @@ cluster-down: ## Remove the cluster, and the Docker engine if `make cluster` sta
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: lint
 lint: ## Check the format and the lints
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: mutants
@@ -137,6 +140,12 @@ sim: ## Simulate many seeds on all cores (SEEDS=100000, FROM=0), or replay one a
 .PHONY: sim-mutants
 sim-mutants: ## Plant one bug after another and see that the simulator finds it within 10,000 seeds (a table)
 	scripts/mutants --simulator
+
+.PHONY: fuzz
+fuzz: ## Fuzz what comes from outside: records, frames, snapshots, configuration (SECONDS=60 for each)
+	@command -v $(TOOLS)/bin/cargo-fuzz >/dev/null || \
+	    cargo install --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
+	@scripts/fuzz $(TOOLS)/bin/cargo-fuzz $(or $(SECONDS),60)
 
 .PHONY: deny
 deny: ## Check licences, sources, duplicates, and advisories where their database can be fetched

@@ -1,0 +1,80 @@
+//! The plainest implementation of what a record means: parse to a `serde_json::Value`, then ask.
+//!
+//! Responsible for being obviously right, at any price in speed. Must never use what it is held against.
+
+use std::borrow::Cow;
+
+use crashmonitor_core::record::{Malformed, Matcher, Record, Rule, USER_ID_BYTES_MAX};
+use crashmonitor_core::time::Timestamp;
+use serde_json::Value;
+
+fn by_value<'a>(rule: &Rule, value: Option<&Value>) -> Result<Record<'a>, Malformed> {
+    let record = value.ok_or(Malformed::NotJson)?.as_object().ok_or(Malformed::NotAnObject)?;
+    let event_time = timestamp(record.get("timestamp").ok_or(Malformed::TimestampMissing)?)?;
+    let content = record.get("content").and_then(Value::as_str);
+    let contains = content.is_some_and(|content| {
+        if rule.case_sensitive {
+            content.contains(&rule.contains)
+        } else {
+            content.to_lowercase().contains(&rule.contains.to_lowercase())
+        }
+    });
+    if !contains {
+        return Ok(Record::Pass { event_time });
+    }
+    let severity = record.get("severity").ok_or(Malformed::SeverityMissing)?;
+    let severity = severity.as_str().ok_or(Malformed::SeverityNotString)?;
+    if !rule.severities.iter().any(|listed| listed == severity) {
+        return Ok(Record::Pass { event_time });
+    }
+    let user =
+        record.get("user_id").ok_or(Malformed::UserIdMissing)?.as_str().ok_or(Malformed::UserIdNotString)?;
+    if user.len() > USER_ID_BYTES_MAX {
+        return Err(Malformed::UserIdTooLong);
+    }
+    Ok(Record::Match { event_time, user: Cow::Owned(user.to_owned()) })
+}
+
+fn timestamp(value: &Value) -> Result<Timestamp, Malformed> {
+    if let Some(millis) = value.as_u64() {
+        let timestamp = i64::try_from(millis).map(Timestamp::from_millis);
+        return timestamp.ok().filter(|t| *t <= Timestamp::MAX).ok_or(Malformed::TimestampTooLarge);
+    }
+    match value.as_f64() {
+        _ if value.as_i64().is_some() => Err(Malformed::TimestampNegative),
+        Some(float) if float >= 2f64.powi(64) => Err(Malformed::TimestampTooLarge),
+        Some(float) if float <= -(2f64.powi(63)) => Err(Malformed::TimestampNegative),
+        _ => Err(Malformed::TimestampNotInteger),
+    }
+}
+
+fn rules() -> Vec<Rule> {
+    let severities = || vec!["High".to_owned(), "Critical".to_owned()];
+    let words =
+        [("crash", false), ("Crash", true), ("c", false), ("ü", false), ("\u{212a}", false), ("s", true)];
+    let rule = |(word, case_sensitive): (&str, bool)| Rule {
+        contains: word.to_owned(),
+        case_sensitive,
+        severities: severities(),
+    };
+    words.into_iter().map(rule).collect()
+}
+
+/// The rules under test, each with the matcher that must follow it.
+pub fn matchers() -> Vec<(Rule, Matcher)> {
+    rules().into_iter().map(|rule| (rule.clone(), Matcher::new(&rule).expect("a good rule"))).collect()
+}
+
+/// Where a matcher and the plain implementation differ on `bytes`, in words.
+pub fn disagreement(rules: &[(Rule, Matcher)], bytes: &[u8]) -> Option<String> {
+    let value = serde_json::from_slice(bytes).ok();
+    rules.iter().find_map(|(rule, matcher)| {
+        let expected = match by_value(rule, value.as_ref()) {
+            _ if bytes.is_empty() => Record::Empty,
+            judged => judged.unwrap_or_else(Record::Malformed),
+        };
+        let found = matcher.classify(Some(bytes));
+        let shown = String::from_utf8_lossy(bytes);
+        (found != expected).then(|| format!("{found:?} instead of {expected:?} by {rule:?} in {shown:?}"))
+    })
+}
