@@ -153,14 +153,46 @@ fn the_operator_may_read_no_secret_and_nothing_by_a_wildcard() {
     }
 }
 
+/// One file of `config/`.
+fn plain(file: &str) -> Value {
+    serde_yaml::from_str(&read(&format!("config/{file}"))).expect("it is YAML")
+}
+
 #[test]
-fn the_plain_manifests_allow_the_operator_the_same() {
+fn the_plain_manifests_are_the_chart_s() {
     let rendered = documents(&render(&[]));
-    let roles = of_kind(&rendered, "ClusterRole");
-    let named = |role: &&&Value| role["metadata"]["name"] == "crashmonitor-operator";
-    let chart = roles.iter().find(named).expect("the chart has the operator's ClusterRole");
-    let plain: Value = serde_yaml::from_str(&read("config/cluster_role.yaml")).expect("it is YAML");
-    assert_eq!(plain["rules"], chart["rules"]);
+    let chart = |kind: &str| {
+        let named = |object: &&&Value| object["metadata"]["name"] == "crashmonitor-operator";
+        let objects = of_kind(&rendered, kind);
+        (*objects.iter().find(named).unwrap_or_else(|| panic!("the chart has no {kind} of the operator")))
+            .clone()
+    };
+    assert_eq!(plain("cluster_role.yaml")["rules"], chart("ClusterRole")["rules"]);
+
+    let (ours, theirs) = (plain("network_policy.yaml"), chart("NetworkPolicy"));
+    for part in ["policyTypes", "ingress", "egress"] {
+        assert_eq!(ours["spec"][part], theirs["spec"][part], "{part} of the NetworkPolicy");
+    }
+    assert_eq!(
+        plain("disruption_budget.yaml")["spec"]["maxUnavailable"],
+        chart("PodDisruptionBudget")["spec"]["maxUnavailable"]
+    );
+
+    let pod = |deployment: Value| deployment["spec"]["template"]["spec"].clone();
+    let (ours, theirs) = (pod(plain("deployment.yaml")), pod(chart("Deployment")));
+    assert_eq!(ours["securityContext"], theirs["securityContext"]);
+    for part in [
+        "image",
+        "command",
+        "args",
+        "ports",
+        "livenessProbe",
+        "readinessProbe",
+        "resources",
+        "securityContext",
+    ] {
+        assert_eq!(ours["containers"][0][part], theirs["containers"][0][part], "{part} of the operator");
+    }
 }
 
 /// Values that must be refused, and what the complaint must name.
