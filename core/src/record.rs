@@ -45,6 +45,7 @@ mod word;
 use std::borrow::Cow;
 
 use crate::time::Timestamp;
+use lanes::{Instructions, Lanes, Task};
 use word::Word;
 
 /// The longest `user_id` that is counted, in bytes of UTF-8 after escapes are resolved.
@@ -168,6 +169,7 @@ impl Malformed {
 pub struct Matcher {
     word: Word,
     severities: Vec<String>,
+    lanes: Lanes,
 }
 
 impl Matcher {
@@ -181,7 +183,13 @@ impl Matcher {
             return Err(Error::NoSeverities);
         }
         let word = Word::new(&rule.contains, rule.case_sensitive).ok_or(Error::EmptyWord)?;
-        Ok(Matcher { word, severities: rule.severities.clone() })
+        Ok(Matcher { word, severities: rule.severities.clone(), lanes: Lanes::of_this_processor() })
+    }
+
+    /// This matcher once for each set of instructions that the processor has. All of them give the same answers, of
+    /// which tests convince themselves; everybody else has the best set from [`Matcher::new`].
+    pub fn with_each_instruction_set(&self) -> impl Iterator<Item = Matcher> {
+        Lanes::all().into_iter().map(|lanes| Matcher { lanes, ..self.clone() })
     }
 
     /// What `value` means; `None` is Kafka's null value. Any bytes are an acceptable argument.
@@ -189,13 +197,13 @@ impl Matcher {
         let Some(bytes) = value.filter(|bytes| !bytes.is_empty()) else {
             return Record::Empty;
         };
-        let judged = match plain::read(bytes) {
-            Some(fields) => self.judge(fields),
-            None => general::read(bytes, self).and_then(|fields| self.judge(fields)),
-        };
+        let plain = self.lanes.run(JudgePlain { matcher: self, bytes });
+        let judged =
+            plain.unwrap_or_else(|| general::read(bytes, self).and_then(|fields| self.judge(fields)));
         judged.unwrap_or_else(Record::Malformed)
     }
 
+    #[inline(always)]
     fn judge<'a>(&self, fields: impl Fields<'a>) -> Result<Record<'a>, Malformed> {
         let event_time = fields.timestamp()?;
         if !fields.content_matches(self) || !fields.severity_listed(self)? {
@@ -206,6 +214,21 @@ impl Matcher {
 
     fn lists_severity(&self, severity: &[u8]) -> bool {
         self.severities.iter().any(|listed| listed.as_bytes() == severity)
+    }
+}
+
+/// The part of the work that looks at every byte of nearly every record.
+struct JudgePlain<'m, 'a> {
+    matcher: &'m Matcher,
+    bytes: &'a [u8],
+}
+
+impl<'a> Task for JudgePlain<'_, 'a> {
+    type Answer = Option<Result<Record<'a>, Malformed>>;
+
+    #[inline(always)]
+    fn run<L: Instructions>(self, lanes: L) -> Self::Answer {
+        plain::judge(self.bytes, self.matcher, lanes)
     }
 }
 

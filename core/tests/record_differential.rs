@@ -238,13 +238,15 @@ fn agrees_with_value_on_any_json_and_any_bytes() {
 
 #[test]
 fn agrees_with_value_on_every_single_byte_change_of_a_record() {
-    let rules = matchers();
+    let mut rules = matchers();
+    let first = rules[0].0.clone();
+    rules.retain(|(rule, _)| *rule == first);
     let good = br#"{"timestamp":1768142570123,"severity":"High","n":-1.5,"b":true,"user_id":"u","content":"a crash"}"#;
     for at in 0..good.len() {
         for byte in 0..=255 {
             let mut bytes = good.to_vec();
             bytes[at] = byte;
-            assert_eq!(disagreement(&rules[..1], &bytes), None);
+            assert_eq!(disagreement(&rules, &bytes), None);
         }
     }
 }

@@ -1,20 +1,123 @@
 //! The questions that are asked of every byte of every record, for many bytes at once.
 //!
-//! Responsible for asking them with the vector instructions that every x86-64 processor has (SSE2), and elsewhere with
-//! [`swar`](super::swar); both give the same answers, which the tests compare. Must never read beyond what it is given.
+//! Responsible for asking them with the best instructions that the processor has: AVX2 and what came with it, else SSE2,
+//! which is part of x86-64, else [`swar`](super::swar). All give the same answers, which the tests compare. Must never
+//! read beyond what it is given.
+//!
+//! Which of them is found out once, by [`Lanes::of_this_processor`]. A [`Task`] is then compiled once for each, as a
+//! whole, so that nothing in it is a call.
 
-/// Bytes that [`survey`] looks at.
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod sse2;
+mod words;
+
+/// What every processor of the architecture has.
+#[cfg(target_arch = "x86_64")]
+pub(super) const BASELINE: sse2::Sse2 = sse2::Sse2;
+/// What every processor of the architecture has.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const BASELINE: words::Words = words::Words;
+
+/// Bytes that are surveyed at once.
 pub(super) const BLOCK_BYTES: usize = 64;
-/// Places that [`pairs`] looks at.
-pub(super) const PLACES: usize = 16;
+/// Places that are searched for a pair at once.
+pub(super) const PLACES: usize = 32;
 
-/// What a block holds.
+/// The instructions to use.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lanes {
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Sse2(sse2::Sse2),
+    Words(words::Words),
+}
+
+impl Lanes {
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn of_this_processor() -> Lanes {
+        avx2::Avx2::detect().map_or(Lanes::Sse2(sse2::Sse2), Lanes::Avx2)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn of_this_processor() -> Lanes {
+        Lanes::Words(words::Words)
+    }
+
+    /// Everything that this processor can do.
+    pub(super) fn all() -> Vec<Lanes> {
+        let mut all = vec![Lanes::Words(words::Words)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.push(Lanes::Sse2(sse2::Sse2));
+            all.extend(avx2::Avx2::detect().map(Lanes::Avx2));
+        }
+        all
+    }
+
+    #[inline(always)]
+    pub(super) fn run<T: Task>(self, task: T) -> T::Answer {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Lanes::Avx2(lanes) => lanes.run(task),
+            #[cfg(target_arch = "x86_64")]
+            Lanes::Sse2(lanes) => task.run(lanes),
+            Lanes::Words(lanes) => task.run(lanes),
+        }
+    }
+}
+
+/// Work that asks the questions of this module.
+pub(super) trait Task {
+    type Answer;
+
+    /// To be `inline(always)`, as is all that it calls for each byte: only so it is compiled for the instructions.
+    fn run<L: Instructions>(self, lanes: L) -> Self::Answer;
+}
+
+/// The questions.
+pub(super) trait Instructions: Copy {
+    /// What `block` holds.
+    fn survey(self, block: &[u8; BLOCK_BYTES]) -> Survey;
+
+    /// Where `first` stands in `text` with `second` behind it, one bit a place.
+    fn pairs(self, text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32;
+
+    /// Each bit becomes the parity of itself and those below.
+    #[inline(always)]
+    fn parities(self, mut bits: u64) -> u64 {
+        for distance in [1, 2, 4, 8, 16, 32] {
+            bits ^= bits << distance;
+        }
+        bits
+    }
+}
+
+/// What a block holds. Of each kind of byte, where it stands: one bit a byte, the first in the lowest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Survey {
-    /// Where quotes are, one bit a byte, the first in the lowest. Only right if `odd` is false.
     pub quotes: u64,
+    pub colons: u64,
+    pub commas: u64,
+    pub spaces: u64,
     /// Whether there is a backslash, a control character below the space, or a byte above ASCII.
     pub odd: bool,
+}
+
+impl Survey {
+    /// Without the first `bytes` bytes, fewer than all, but for `odd`.
+    #[inline(always)]
+    pub(super) fn without_first(self, bytes: usize) -> Survey {
+        Survey {
+            quotes: self.quotes >> bytes,
+            colons: self.colons >> bytes,
+            commas: self.commas >> bytes,
+            spaces: self.spaces >> bytes,
+            odd: self.odd,
+        }
+    }
 }
 
 /// A byte to be found in either case.
@@ -31,133 +134,72 @@ impl Letter {
     }
 }
 
-pub(super) use implementation::{pairs, survey};
-
-#[cfg(target_arch = "x86_64")]
-use sse2 as implementation;
-#[cfg(not(target_arch = "x86_64"))]
-use words as implementation;
-
-/// With SSE2, which is part of x86-64: the only `unsafe` here says so to the compiler.
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-mod sse2 {
-    use super::{BLOCK_BYTES, Letter, PLACES, Survey};
-    use std::arch::x86_64::{
-        __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128,
-        _mm_set_epi64x, _mm_set1_epi8, _mm_setzero_si128,
-    };
-
-    #[inline(always)]
-    pub(in super::super) fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
-        // SAFETY: every x86-64 processor has SSE2; the function asks for nothing else.
-        unsafe { vector_survey(block) }
-    }
-
-    /// Where `first` stands in `text` with `second` behind it, one bit a place.
-    #[inline(always)]
-    pub(in super::super) fn pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u16 {
-        // SAFETY: as above.
-        unsafe { vector_pairs(text, first, second) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn vector_survey(block: &[u8; BLOCK_BYTES]) -> Survey {
-        let (mut quotes, mut odd) = (0, _mm_setzero_si128());
-        for (i, chunk) in block.as_chunks::<16>().0.iter().enumerate() {
-            let bytes = load(chunk);
-            quotes |= u64::from(bits(_mm_cmpeq_epi8(bytes, splat(b'"')))) << (16 * i);
-            // Bytes above ASCII are negative, and so below the space.
-            let below = _mm_cmplt_epi8(bytes, splat(b' '));
-            odd = _mm_or_si128(odd, _mm_or_si128(below, _mm_cmpeq_epi8(bytes, splat(b'\\'))));
-        }
-        Survey { quotes, odd: bits(odd) != 0 }
-    }
-
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn vector_pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u16 {
-        let here = load(text.first_chunk().expect("it is longer"));
-        let next = load(text.last_chunk().expect("it is longer"));
-        bits(_mm_and_si128(is_letter(here, first), is_letter(next, second)))
-    }
-
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn is_letter(bytes: __m128i, letter: Letter) -> __m128i {
-        _mm_cmpeq_epi8(_mm_or_si128(bytes, splat(letter.case)), splat(letter.lower))
-    }
-
-    /// Becomes one unaligned load.
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn load(bytes: &[u8; 16]) -> __m128i {
-        let (halves, _) = bytes.as_chunks::<8>();
-        _mm_set_epi64x(i64::from_le_bytes(halves[1]), i64::from_le_bytes(halves[0]))
-    }
-
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn splat(byte: u8) -> __m128i {
-        _mm_set1_epi8(byte.cast_signed())
-    }
-
-    /// One bit a byte, set where all bits of the byte are.
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn bits(flags: __m128i) -> u16 {
-        _mm_movemask_epi8(flags) as u16
-    }
-}
-
-/// Without vector instructions.
-#[cfg(any(test, not(target_arch = "x86_64")))]
-mod words {
-    use super::super::swar;
-    use super::{BLOCK_BYTES, Letter, PLACES, Survey};
-
-    const HIGH: u64 = swar::splat(0x80);
-
-    pub(in super::super) fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
-        let (mut quotes, mut odd) = (0, 0);
-        for (i, chunk) in block.as_chunks::<8>().0.iter().enumerate() {
-            let word = u64::from_le_bytes(*chunk);
-            let ascii = word & !HIGH;
-            quotes |= swar::gather(swar::equal(ascii, swar::splat(b'"')) & !word) << (8 * i);
-            // Without the eighth bit, a byte of 0x20 or more carries into it when 0x60 is added.
-            let below = !(ascii + swar::splat(0x60)) & HIGH;
-            odd |= (word & HIGH) | below | swar::equal(ascii, swar::splat(b'\\'));
-        }
-        Survey { quotes, odd: odd != 0 }
-    }
-
-    pub(in super::super) fn pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u16 {
-        let places_of_eight = |at: usize| {
-            let is = |at: usize, letter: Letter| {
-                let word = swar::load(&text[at..]).expect("eight bytes are there");
-                swar::equal((word & !HIGH) | swar::splat(letter.case), swar::splat(letter.lower)) & !word
-            };
-            swar::gather(is(at, first) & is(at + 1, second)) as u16
-        };
-        places_of_eight(0) | places_of_eight(8) << 8
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    struct SurveyOf<'a>(&'a [u8; BLOCK_BYTES]);
+
+    impl Task for SurveyOf<'_> {
+        type Answer = Survey;
+
+        fn run<L: Instructions>(self, lanes: L) -> Survey {
+            lanes.survey(self.0)
+        }
+    }
+
+    struct PairsOf<'a>(&'a [u8; PLACES + 1], Letter, Letter);
+
+    impl Task for PairsOf<'_> {
+        type Answer = u32;
+
+        fn run<L: Instructions>(self, lanes: L) -> u32 {
+            lanes.pairs(self.0, self.1, self.2)
+        }
+    }
+
+    struct ParitiesOf(u64);
+
+    impl Task for ParitiesOf {
+        type Answer = u64;
+
+        fn run<L: Instructions>(self, lanes: L) -> u64 {
+            lanes.parities(self.0)
+        }
+    }
+
     #[test]
-    fn both_implementations_agree_on_every_byte_at_every_place() {
-        for place in 0..BLOCK_BYTES {
-            for byte in 0..=255 {
-                let mut block = [b'a'; BLOCK_BYTES];
-                block[place] = byte;
-                let surveyed = survey(&block);
-                assert_eq!(surveyed, words::survey(&block), "{byte} at {place}");
-                assert_eq!(surveyed.odd, !(b' '..0x80).contains(&byte) || byte == b'\\', "{byte} at {place}");
-                assert_eq!(surveyed.quotes, u64::from(byte == b'"') << place, "{byte} at {place}");
+    fn all_implementations_see_every_byte_at_every_place() {
+        for (place, byte) in (0..BLOCK_BYTES).flat_map(|place| (0..=255u8).map(move |byte| (place, byte))) {
+            let mut block = [b'a'; BLOCK_BYTES];
+            block[place] = byte;
+            let is = |wanted: u8| u64::from(byte == wanted) << place;
+            let expected = Survey {
+                quotes: is(b'"'),
+                colons: is(b':'),
+                commas: is(b','),
+                spaces: is(b' '),
+                odd: !(b' '..0x80).contains(&byte) || byte == b'\\',
+            };
+            for lanes in Lanes::all() {
+                assert_eq!(lanes.run(SurveyOf(&block)), expected, "{byte} at {place} by {lanes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_implementations_agree_on_blocks_of_many_kinds() {
+        // Neighbours would show a carry from one byte to the next.
+        let bytes = *b"\"\":,  \\a!#+-9;\x1f\x7f\x80\xa2\xac\xba\xff\0";
+        let mut state = 1u64;
+        for _ in 0..10_000 {
+            let block = std::array::from_fn(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                bytes[(state >> 33) as usize % bytes.len()]
+            });
+            let [words, others @ ..] = &Lanes::all()[..] else { panic!("there is always one") };
+            for lanes in others {
+                assert_eq!(lanes.run(SurveyOf(&block)), words.run(SurveyOf(&block)), "{lanes:?}: {block:?}");
             }
         }
     }
@@ -166,16 +208,37 @@ mod tests {
     fn pairs_are_found_in_either_case_and_nowhere_else() {
         for (first, second) in [(b'c', b'r'), (b'_', b'@'), (b'0', b'['), (b'z', b'z')] {
             for (a, b) in (0..=255u8).flat_map(|a| (0..=255u8).map(move |b| (a, b))) {
-                let (left, right) = (Letter::new(first), Letter::new(second));
                 let is_pair = a.to_ascii_lowercase() == first && b.to_ascii_lowercase() == second;
-                for place in [0, 7, 8, 15] {
+                for place in [0, 7, 8, 15, 16, 23, 24, 31] {
                     let mut text = [b' '; PLACES + 1];
                     (text[place], text[place + 1]) = (a, b);
-                    let found = pairs(&text, left, right);
-                    assert_eq!(found, u16::from(is_pair) << place, "{a} {b} at {place}");
-                    assert_eq!(found, words::pairs(&text, left, right), "{a} {b} at {place}");
+                    for lanes in Lanes::all() {
+                        let found = lanes.run(PairsOf(&text, Letter::new(first), Letter::new(second)));
+                        assert_eq!(found, u32::from(is_pair) << place, "{a} {b} at {place} by {lanes:?}");
+                    }
                 }
             }
         }
+    }
+
+    #[test]
+    fn parities_are_those_of_the_bits_up_to_each() {
+        for (a, b) in (0..64).flat_map(|a| (0..64).map(move |b| (a, b))) {
+            for bits in [1 << a | 1 << b, !(1 << a | 1 << b), 0, u64::MAX] {
+                let below = |i: u32| bits & (u64::MAX >> (63 - i));
+                let expected = (0..64).fold(0, |all, i| all | u64::from(below(i).count_ones() % 2) << i);
+                for lanes in Lanes::all() {
+                    assert_eq!(lanes.run(ParitiesOf(bits)), expected, "{bits:b} by {lanes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_survey_without_its_first_bytes_begins_with_the_next() {
+        let survey = Survey { quotes: u64::MAX, colons: 1 << 63, commas: 1 << 62, spaces: 1, odd: true };
+        assert_eq!(survey.without_first(0), survey);
+        let two = Survey { quotes: 3, colons: 2, commas: 1, spaces: 0, odd: true };
+        assert_eq!(survey.without_first(62), two);
     }
 }

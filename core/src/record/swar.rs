@@ -1,7 +1,8 @@
 //! Eight bytes at a time in one `u64`, the first of them in the lowest byte.
 //!
 //! Responsible for reading numbers, and for the comparisons of [`lanes`](super::lanes) where there are no vector
-//! instructions. Must only be given ASCII where it says so: without the eighth bit no sum carries into the next byte, so that each answer is exact.
+//! instructions. Must only be given ASCII where it says so: without the eighth bit no sum carries into the next byte,
+//! so that each answer is exact.
 
 /// One in every byte.
 const ONES: u64 = u64::from_le_bytes([1; 8]);
@@ -19,13 +20,11 @@ pub(super) fn load(bytes: &[u8]) -> Option<u64> {
 }
 
 /// The eighth bit of each byte that is equal in `ascii` and `other`, both ASCII.
-#[cfg(any(test, not(target_arch = "x86_64")))]
 pub(super) const fn equal(ascii: u64, other: u64) -> u64 {
     !((ascii ^ other) + splat(0x7f)) & HIGH
 }
 
 /// The eighth bits of `flags` as one byte, the first byte's in the lowest bit.
-#[cfg(any(test, not(target_arch = "x86_64")))]
 pub(super) const fn gather(flags: u64) -> u64 {
     // The factor moves the bit of byte i to bit 56 + i; no two products meet, so nothing carries.
     (flags >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56

@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 
-use super::lanes::{self, Letter, PLACES};
+use super::lanes::{BASELINE, Instructions, Letter, PLACES};
 
 /// The word to look for, never empty.
 #[derive(Clone, Debug)]
@@ -32,16 +32,16 @@ impl Word {
     pub(super) fn is_in(&self, text: &str) -> bool {
         match self {
             Word::Folded(folded) if !text.is_ascii() => text.to_lowercase().contains(&folded.lower),
-            Word::Folded(folded) => folded.is_in_ascii(text.as_bytes()),
-            Word::Exact(finder) => finder.find(text.as_bytes()).is_some(),
+            _ => self.end_in_ascii(text.as_bytes(), BASELINE).is_some(),
         }
     }
 
-    /// The same answer for a text that is known to be ASCII.
-    pub(super) fn is_in_ascii(&self, text: &[u8]) -> bool {
+    /// Where the word ends that is first in `text`, which is known to be ASCII.
+    #[inline(always)]
+    pub(super) fn end_in_ascii<L: Instructions>(&self, text: &[u8], lanes: L) -> Option<usize> {
         match self {
-            Word::Folded(folded) => folded.is_in_ascii(text),
-            Word::Exact(finder) => finder.find(text).is_some(),
+            Word::Folded(folded) => Some(folded.find_in_ascii(text, lanes)? + folded.lower.len()),
+            Word::Exact(finder) => Some(finder.find(text)? + finder.needle().len()),
         }
     }
 }
@@ -61,16 +61,16 @@ impl Folded {
         Folded { lower, probe }
     }
 
-    fn is_in_ascii(&self, text: &[u8]) -> bool {
+    /// Where the word is first in `text`.
+    #[inline(always)]
+    fn find_in_ascii<L: Instructions>(&self, text: &[u8], lanes: L) -> Option<usize> {
         let word = self.lower.as_bytes();
-        let Some(last_start) = text.len().checked_sub(word.len()) else {
-            return false;
-        };
+        let last_start = text.len().checked_sub(word.len())?;
         let is_at = |start: usize| text[start..start + word.len()].eq_ignore_ascii_case(word);
         if let Some(probe) = &self.probe {
-            probe.any_candidate(&text[probe.at..=probe.at + last_start + 1], is_at)
+            probe.first_candidate(&text[probe.at..=probe.at + last_start + 1], lanes, is_at)
         } else {
-            (0..=last_start).any(is_at)
+            (0..=last_start).find(|start| is_at(*start))
         }
     }
 }
@@ -92,35 +92,36 @@ impl Probe {
         Some(Probe { at, first: Letter::new(first), second: Letter::new(second) })
     }
 
-    /// Whether `accepts` holds for the index of a pair in `text`. It may be asked twice about one index.
-    fn any_candidate(&self, text: &[u8], accepts: impl Fn(usize) -> bool) -> bool {
-        // Sixteen pairs overlap in one byte more.
-        const STEP_BYTES: usize = PLACES + 1;
-        let Some(last) = text.last_chunk::<STEP_BYTES>() else {
-            return (0..text.len() - 1).any(accepts);
-        };
-        let mut rest = text;
-        while let Some(step) = rest.first_chunk::<STEP_BYTES>() {
-            if self.any_in_step(step, text.len() - rest.len(), &accepts) {
-                return true;
-            }
-            rest = &rest[PLACES..];
-        }
-        // The last step overlaps the one before it, which spares a loop over what is left.
-        self.any_in_step(last, text.len() - STEP_BYTES, &accepts)
-    }
-
-    /// The same for the pairs of `step`, the first of which has the index `at`.
+    /// The first index of a pair in `text` for which `accepts` holds. It may be asked twice about one index.
     #[inline(always)]
-    fn any_in_step(&self, step: &[u8; PLACES + 1], at: usize, accepts: impl Fn(usize) -> bool) -> bool {
-        let mut candidates = lanes::pairs(step, self.first, self.second);
-        while candidates != 0 {
-            if accepts(at + candidates.trailing_zeros() as usize) {
-                return true;
+    fn first_candidate<L: Instructions>(
+        &self,
+        text: &[u8],
+        lanes: L,
+        accepts: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        // So many pairs overlap in one byte more.
+        const STEP_BYTES: usize = PLACES + 1;
+        let Some(last) = text.len().checked_sub(STEP_BYTES) else {
+            return (0..text.len() - 1).find(|at| accepts(*at));
+        };
+        let mut at = 0;
+        loop {
+            let step = text[at..].first_chunk::<STEP_BYTES>().expect("the last step fits");
+            let mut candidates = lanes.pairs(step, self.first, self.second);
+            while candidates != 0 {
+                let candidate = at + candidates.trailing_zeros() as usize;
+                if accepts(candidate) {
+                    return Some(candidate);
+                }
+                candidates &= candidates - 1;
             }
-            candidates &= candidates - 1;
+            if at == last {
+                return None;
+            }
+            // The last step overlaps the one before it, which spares a loop over what is left.
+            at = last.min(at + PLACES);
         }
-        false
     }
 }
 
@@ -133,20 +134,34 @@ fn commonness(byte: u8) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::{Lanes, Task};
     use super::*;
+
+    struct IsIn<'a>(&'a Word, &'a str);
+
+    impl Task for IsIn<'_> {
+        type Answer = bool;
+
+        fn run<L: Instructions>(self, lanes: L) -> bool {
+            self.0.end_in_ascii(self.1.as_bytes(), lanes).is_some()
+        }
+    }
 
     #[test]
     fn agrees_with_lower_case_at_every_place_of_every_length() {
         for word in ["a", "-", "ab", "a_", "crash", "0x", "_@`[{", "Ab C", "aaaa", "a-long-word-indeed"] {
             let folded = Word::new(word, false).unwrap();
-            for length in 0..40usize {
+            for length in 0..80usize {
                 for at in 0..=length {
                     let mut text = "A".repeat(at);
                     text.push_str(&word.to_uppercase()[..word.len().min(length - at)]);
                     text.push_str(&"`".repeat(length.saturating_sub(text.len())));
                     let expected = text.to_lowercase().contains(&word.to_lowercase());
                     assert_eq!(folded.is_in(&text), expected, "{word} in {text}");
-                    assert_eq!(folded.is_in_ascii(text.as_bytes()), expected, "{word} in {text}");
+                    for lanes in Lanes::all() {
+                        let found = lanes.run(IsIn(&folded, &text));
+                        assert_eq!(found, expected, "{word} in {text} by {lanes:?}");
+                    }
                 }
             }
         }

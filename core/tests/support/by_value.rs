@@ -60,9 +60,14 @@ fn rules() -> Vec<Rule> {
     words.into_iter().map(rule).collect()
 }
 
-/// The rules under test, each with the matcher that must follow it.
+/// The rules under test, each with the matchers that must follow it: one for each set of the processor's instructions.
 pub fn matchers() -> Vec<(Rule, Matcher)> {
-    rules().into_iter().map(|rule| (rule.clone(), Matcher::new(&rule).expect("a good rule"))).collect()
+    let mut matchers = Vec::new();
+    for rule in rules() {
+        let best = Matcher::new(&rule).expect("a good rule");
+        matchers.extend(best.with_each_instruction_set().map(|matcher| (rule.clone(), matcher)));
+    }
+    matchers
 }
 
 /// Where a matcher and the plain implementation differ on `bytes`, in words.
@@ -75,6 +80,6 @@ pub fn disagreement(rules: &[(Rule, Matcher)], bytes: &[u8]) -> Option<String> {
         };
         let found = matcher.classify(Some(bytes));
         let shown = String::from_utf8_lossy(bytes);
-        (found != expected).then(|| format!("{found:?} instead of {expected:?} by {rule:?} in {shown:?}"))
+        (found != expected).then(|| format!("{found:?} instead of {expected:?} by {matcher:?} in {shown:?}"))
     })
 }

@@ -1,0 +1,85 @@
+//! With SSE2, which is part of x86-64.
+//!
+//! Responsible for the same answers as [`words`](super::words). Must never use a later instruction: the only `unsafe`
+//! here says to the compiler that SSE2 is there.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
+    _mm_set1_epi8,
+};
+
+use super::{BLOCK_BYTES, Instructions, Letter, PLACES, Survey};
+
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Sse2;
+
+impl Instructions for Sse2 {
+    #[inline(always)]
+    fn survey(self, block: &[u8; BLOCK_BYTES]) -> Survey {
+        // SAFETY: every x86-64 processor has SSE2; the function asks for nothing else.
+        unsafe { survey(block) }
+    }
+
+    #[inline(always)]
+    fn pairs(self, text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
+        // SAFETY: as above.
+        unsafe { pairs(text, first, second) }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
+    let mut survey = Survey { quotes: 0, colons: 0, commas: 0, spaces: 0, odd: false };
+    for (i, chunk) in block.as_chunks::<16>().0.iter().enumerate() {
+        let bytes = load(chunk);
+        let places_of = |byte: u8| u64::from(bits(_mm_cmpeq_epi8(bytes, splat(byte)))) << (16 * i);
+        survey.quotes |= places_of(b'"');
+        survey.colons |= places_of(b':');
+        survey.commas |= places_of(b',');
+        survey.spaces |= places_of(b' ');
+        // Bytes above ASCII are negative, and so below the space.
+        let below = _mm_cmplt_epi8(bytes, splat(b' '));
+        survey.odd |= bits(_mm_or_si128(below, _mm_cmpeq_epi8(bytes, splat(b'\\')))) != 0;
+    }
+    survey
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
+    let pairs_at = |at: usize| {
+        let here = load(text[at..].first_chunk().expect("it is longer"));
+        let next = load(text[at + 1..].first_chunk().expect("it is longer"));
+        u32::from(bits(_mm_and_si128(is_letter(here, first), is_letter(next, second)))) << at
+    };
+    pairs_at(0) | pairs_at(16)
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn is_letter(bytes: __m128i, letter: Letter) -> __m128i {
+    _mm_cmpeq_epi8(_mm_or_si128(bytes, splat(letter.case)), splat(letter.lower))
+}
+
+/// Becomes one unaligned load.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn load(bytes: &[u8; 16]) -> __m128i {
+    let (halves, _) = bytes.as_chunks::<8>();
+    _mm_set_epi64x(i64::from_le_bytes(halves[1]), i64::from_le_bytes(halves[0]))
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn splat(byte: u8) -> __m128i {
+    _mm_set1_epi8(byte.cast_signed())
+}
+
+/// One bit a byte, set where all bits of the byte are.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn bits(flags: __m128i) -> u16 {
+    _mm_movemask_epi8(flags) as u16
+}
