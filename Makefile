@@ -14,6 +14,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 MDBOOK_VERSION := 0.5.4
 # What the images hold: release, or dev for tests.
 PROFILE ?= release
+# Has cargo compile the workspace with fail points: for `make faults` alone.
+WITH_FAILPOINTS := RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/scripts/rustc-with-failpoints
 
 .PHONY: help
 help: ## List the targets
@@ -28,6 +30,8 @@ deps: ## Install what building and testing need (Debian, as root), and fetch Kaf
 .PHONY: build
 build: ## Build the worker and the load generator (release)
 	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
+	@! grep -q CRASHMONITOR_FAILPOINT $(CARGO_TARGET_DIR)/release/crashmonitor-worker || \
+	    { echo "the worker was built with fail points"; exit 1; }
 
 .PHONY: test
 test: deps lint ## Run everything that a change must pass: format, lints, and all tests, on a real Kafka, Redis and Kubernetes
@@ -128,6 +132,7 @@ lint: ## Check the format and the lints
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	$(WITH_FAILPOINTS) cargo check --workspace --bin crashmonitor-worker
 
 .PHONY: mutants
 mutants: ## Plant one bug for each rule of the protocol and see that its tests find it (about 3 minutes)

@@ -26,6 +26,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
 use crate::driver::{LOOP_BOUND, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, aggregate_params, cadence, now};
+use crate::failpoint::{Point, reach, reach_while};
 use crate::kafka;
 use crate::kafka::batch::{Item, MessageQueue};
 use crate::kafka::client::{POLL_STEP, Producer, send};
@@ -141,6 +142,7 @@ impl<'a> AggregateLoop<'a> {
             }
             GroupEvent::Revoked(partitions) => {
                 metrics.count_rebalance(Stage::Aggregate, Rebalance::Revoked);
+                reach(Point::InRevoke);
                 Event::Revoked { shards: shards(&partitions), membership: self.membership()? }
             }
             GroupEvent::Lost(partitions) => {
@@ -188,6 +190,7 @@ impl<'a> AggregateLoop<'a> {
                 },
                 // A consumer that can't let go of a partition is beyond help.
                 Effect::Release(shards) => {
+                    reach(Point::BeforeRelease);
                     self.consumer.unassign(queue, &partitions(&shards)).map_err(runtime)?;
                     self.done();
                 }
@@ -395,18 +398,28 @@ impl<'a> AggregateLoop<'a> {
             }
             Effect::Write { results, late } => {
                 (self.transaction.results, self.transaction.late) = (results.len() as u64, late.len() as u64);
-                self.write(producer, &results, &late)
+                self.at(Point::BeforeProduce);
+                self.write(producer, &results, &late)?;
+                self.at(Point::AfterProduce);
+                Ok(())
             }
             Effect::SendOffsets { offsets, membership } => {
                 let positions: Vec<Position> = offsets.iter().map(position).collect();
                 let positions = self.consumer.positions(&positions)?;
                 producer
                     .send_offsets_to_transaction(&positions, &membership, TRANSACTION_TIMEOUT)
-                    .map_err(failed("send offsets to the transaction"))
+                    .map_err(failed("send offsets to the transaction"))?;
+                self.at(Point::AfterSendOffsets);
+                Ok(())
             }
             Effect::AwaitWrites => await_writes(producer),
             Effect::End => {
+                self.at(Point::BeforeEnd);
+                if self.transaction.results > 0 {
+                    reach_while(Point::DuringEnd);
+                }
                 producer.commit_transaction(TRANSACTION_TIMEOUT).map_err(failed("commit transaction"))?;
+                self.at(Point::AfterEnd);
                 let metrics = self.shared.context.admin.metrics();
                 metrics.count_transactions(metrics::Transaction::Committed, 1);
                 metrics.observe_commit(self.transaction.began.elapsed());
@@ -415,6 +428,13 @@ impl<'a> AggregateLoop<'a> {
                 Ok(())
             }
             _ => unreachable!("all other effects are carried out elsewhere"),
+        }
+    }
+
+    /// Places in a transaction count only if it writes results: those with offsets alone are less worth failing.
+    fn at(&self, point: Point) {
+        if self.transaction.results > 0 {
+            reach(point);
         }
     }
 

@@ -8,6 +8,7 @@
 pub mod admin;
 mod aggregate_loop;
 mod driver;
+mod failpoint;
 pub mod fetch;
 pub mod kafka;
 mod keeper;

@@ -22,6 +22,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
 use crate::driver::{LOOP_BOUND, REPORT_INTERVAL, REQUEST_TIMEOUT, Shared, now, scan_params};
+use crate::failpoint::{Point, reach};
 use crate::kafka;
 use crate::kafka::client::{POLL_STEP, Producer, send};
 use crate::kafka::group::{CommitResult, GroupConsumer, GroupEvent, Position};
@@ -162,6 +163,7 @@ impl<'a> ScanLoop<'a> {
             }
             GroupEvent::Revoked(partitions) => {
                 metrics.count_rebalance(Stage::Scan, Rebalance::Revoked);
+                reach(Point::ScanInRevoke);
                 self.hand_over();
                 self.release(&partitions, reader)?;
             }
@@ -314,6 +316,7 @@ impl<'a> ScanLoop<'a> {
             let (from, epoch) = (claim.from.max(claim.lost_to), claim.metadata.epoch);
             tracing::info!(partition = result.partition, %from, %epoch, "claimed");
         }
+        reach(Point::ScanAfterClaim);
         self.publish_owned();
         self.flush(true)
     }
@@ -443,6 +446,7 @@ impl<'a> ScanLoop<'a> {
             send(&self.producer, record, ENQUEUE_TIMEOUT).map_err(not_sent)?;
         }
         self.counts.messages += messages.len() as u64;
+        reach(Point::ScanAfterProduce);
         Ok(())
     }
 
@@ -468,7 +472,10 @@ impl<'a> ScanLoop<'a> {
         }
         let positions: Vec<Position> =
             positions.iter().map(|c| position(c.source, c.offset, c.metadata.encode())).collect();
-        for result in self.commit_positions(&positions)? {
+        reach(Point::ScanBeforeCommit);
+        let results = self.commit_positions(&positions)?;
+        reach(Point::ScanAfterCommit);
+        for result in results {
             match result.outcome {
                 Ok(()) => self.drive.committed(SourceId(result.partition.cast_unsigned())),
                 // A rebalance is under way, or we are no longer the owner: an event will tell which.
