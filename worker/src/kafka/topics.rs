@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigEntry, NewTopic, ResourceSpecifier, TopicReplication, TopicResult,
+};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -175,10 +177,7 @@ impl Admin {
         let asked = self.runtime.block_on(self.client.describe_configs([&specifier], &options(timeout)));
         let results = asked.map_err(|e| Error::kafka(&what, e))?;
         match results.into_iter().next() {
-            Some(Ok(resource)) => {
-                let set = resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?)));
-                Ok(set.collect())
-            }
+            Some(Ok(resource)) => known_settings(what, resource.entries),
             Some(Err(code)) => Err(Error::kafka(what, KafkaError::AdminOp(code))),
             None => Err(Error::Unexpected { what, reason: "the answer is empty".to_string() }),
         }
@@ -257,6 +256,15 @@ pub struct Purged {
     pub partition: i32,
     /// The log's new start, or why the partition was left alone.
     pub outcome: Result<i64, RDKafkaErrorCode>,
+}
+
+/// What a broker says of a topic's settings. Every topic has dozens, by default if not of its own: where there are none, the
+/// broker has not heard of the topic yet, though another one has. Librdkafka is told so and rdkafka does not pass it on.
+fn known_settings(what: String, entries: Vec<ConfigEntry>) -> Result<BTreeMap<String, String>, Error> {
+    if entries.is_empty() {
+        return Err(Error::Unexpected { what, reason: "the broker does not know the topic yet".to_string() });
+    }
+    Ok(entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
 }
 
 /// What is required and is not so.
@@ -452,6 +460,7 @@ impl Observer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdkafka::admin::ConfigSource;
 
     fn config(part: &str) -> Config {
         Config::parse(&format!(
@@ -459,6 +468,22 @@ mod tests {
              input: {{topic: logs}}\n{part}"
         ))
         .unwrap()
+    }
+
+    fn entry(name: &str, value: &str) -> ConfigEntry {
+        let (name, value) = (name.to_string(), Some(value.to_string()));
+        let source = ConfigSource::Default;
+        ConfigEntry { name, value, source, is_read_only: false, is_default: true, is_sensitive: false }
+    }
+
+    /// Two workers start at once: one makes the topic, and the other asks a broker that knows nothing of it.
+    #[test]
+    fn a_topic_that_a_broker_does_not_know_yet_has_no_wrong_settings() {
+        let error = known_settings("settings of topic t".to_string(), Vec::new()).unwrap_err().to_string();
+        assert_eq!(error, "settings of topic t: the broker does not know the topic yet");
+        let known =
+            known_settings("settings of topic t".to_string(), vec![entry("retention.ms", "-1")]).unwrap();
+        assert_eq!(known, BTreeMap::from([("retention.ms".to_string(), "-1".to_string())]));
     }
 
     #[test]
