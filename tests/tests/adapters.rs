@@ -4,50 +4,59 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crashmonitor_core::config::Config;
-use crashmonitor_testbed::{Isolation, NewRecord, Topics, shared, until, until_true};
+use crashmonitor_testbed::{Isolation, Kafka, NewRecord, Topics, shared, until, until_true};
 use crashmonitor_worker::kafka::Health;
 use crashmonitor_worker::kafka::batch::{Item, MessageQueue};
 use crashmonitor_worker::kafka::client::Clients;
 use crashmonitor_worker::kafka::group::{GroupConsumer, GroupEvent, Position};
+use crashmonitor_worker::kafka::transactions::Transactions;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, Producer};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 
 /// One monitor's names, and how long its group keeps a silent member.
-struct Bed {
-    topics: &'static Topics,
+struct Bed<'a> {
+    kafka: &'a Kafka,
+    topics: &'a Topics,
     monitor: String,
     input: String,
     session: &'static str,
 }
 
-impl Bed {
-    fn new(name: &str, partitions: i32) -> Bed {
+impl Bed<'static> {
+    fn new(name: &str, partitions: i32) -> Bed<'static> {
+        Bed::on(shared::kafka(), name, partitions)
+    }
+}
+
+impl<'a> Bed<'a> {
+    fn on(kafka: &'a Kafka, name: &str, partitions: i32) -> Bed<'a> {
         let monitor = shared::unique(name);
         let input = format!("{monitor}.input");
-        let topics = shared::kafka().topics();
+        let topics = kafka.topics();
         topics.create_topic(&input, partitions, &[]);
-        Bed { topics, monitor, input, session: "6s" }
+        Bed { kafka, topics, monitor, input, session: "6s" }
     }
 
     /// With a session that no test waits for: whoever is noticed to have left has said so.
-    fn with_long_session(mut self) -> Bed {
+    fn with_long_session(mut self) -> Bed<'a> {
         self.session = "120s";
         self
     }
 
-    fn with_short_session(mut self) -> Bed {
+    fn with_short_session(mut self) -> Bed<'a> {
         self.session = "1s";
         self
     }
 
     fn config(&self) -> Config {
         let Bed { monitor, input, session, .. } = self;
-        let bootstrap = shared::kafka().bootstrap();
+        let bootstrap = self.kafka.bootstrap();
         Config::parse(&format!(
             "monitor: {{namespace: test, name: {monitor}, uid: u}}\n\
              kafka: {{bootstrapServers: '{bootstrap}'}}\ninput: {{topic: {input}}}\n\
@@ -479,6 +488,56 @@ fn a_transaction_of_an_earlier_generation_is_refused() {
 }
 
 /// The second producer of the same name takes over: the first can't commit any more.
+/// The group's coordinator dies between a transaction's beginning and its offsets, and librdkafka never asks for another one.
+#[test]
+fn offsets_for_a_coordinator_that_is_gone_do_not_hold_the_loop() {
+    let limit = Duration::from_secs(5);
+    let kafka = Kafka::builder().brokers(3).property("offsets.topic.num.partitions", "1").start();
+    let bed = Bed::on(&kafka, "coordinator", 1).with_long_session();
+    let config = bed.config();
+    bed.topics.create_topic(config.repartition_topic().as_str(), 1, &[]);
+    let consumer = bed.clients("a").aggregate_consumer().unwrap();
+    let mut queue = consumer.message_queue();
+    consumer.subscribe().unwrap();
+    let membership = Arc::new(assigned(&consumer, &mut queue));
+    let make = || Transactions::new(bed.clients("a").transactional_producer().unwrap()).unwrap();
+    let transact = |transactions: &Transactions, offset: i64| {
+        transactions.producer().begin_transaction().unwrap();
+        let positions = consumer.positions(&[position(0, offset, "")]).unwrap();
+        transactions.send_offsets(positions, &membership, limit)
+    };
+
+    let first = make();
+    first.init(TIMEOUT).unwrap();
+    // It knows the coordinator now.
+    transact(&first, 1).unwrap();
+    first.commit(TIMEOUT).unwrap();
+    let coordinator = || usize::try_from(bed.topics.leader_of("__consumer_offsets", 0)).ok();
+    let dead = coordinator().unwrap();
+    kafka.kill_broker(dead);
+    until_true("another coordinator", TIMEOUT, || coordinator().is_some_and(|broker| broker != dead));
+    // The client hears of what brokers there are, and forgets the one that is gone.
+    first.producer().client().fetch_metadata(None, limit).unwrap();
+    let began = Instant::now();
+    let sent = transact(&first, 2);
+    assert!(began.elapsed() < limit * 2, "{sent:?} after {:?}", began.elapsed());
+    // Whether librdkafka has noticed by itself is its own affair; if not, it is of no more use.
+    if first.is_stuck() {
+        let refused = first.commit(limit).unwrap_err().to_string();
+        assert!(refused.contains("has not ended"), "{refused}");
+    }
+    drop(first);
+
+    until("a transaction with offsets", TIMEOUT, || {
+        let second = make();
+        second.init(TIMEOUT)?;
+        transact(&second, 3)?;
+        second.commit(TIMEOUT)
+    });
+    let committed = consumer.committed(&[0], TIMEOUT).unwrap();
+    assert_eq!(committed[0].value.as_ref().unwrap().offset, 3);
+}
+
 #[test]
 fn a_restarted_pod_fences_the_producer_of_its_predecessor() {
     let bed = Bed::new("fenced", 1);

@@ -8,7 +8,7 @@
 //! is being worked on.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crashmonitor_core::aggregate::Effect as CountEffect;
@@ -31,6 +31,7 @@ use crate::kafka;
 use crate::kafka::batch::{Item, MessageQueue};
 use crate::kafka::client::{POLL_STEP, Producer, send};
 use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
+use crate::kafka::transactions::Transactions;
 use crate::keeper::{Keeper, show_store};
 use crate::metrics::{self, AggregateCounts, Rebalance, Stage};
 use crate::run::Error;
@@ -43,18 +44,23 @@ const POLL_RECORDS_MAX: usize = 1_024;
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long leaving the group may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// So many producers that are stuck in a call may be left behind, each with a few threads and its buffers: one for each time
+/// that a group coordinator dies in the wrong moment. Then the process ends, to be started again.
+const STUCK_MAX: u32 = 10;
 /// After Redis did not answer, recoveries do without it for so long, instead of each shard waiting for it in turn.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The group's metadata as librdkafka has it.
-type Membership = Rc<ConsumerGroupMetadata>;
+type Membership = Arc<ConsumerGroupMetadata>;
 
 struct AggregateLoop<'a> {
     shared: &'a Shared,
     keeper: Keeper,
     consumer: GroupConsumer,
     /// None: a new one is to be made before anything is read.
-    producer: Option<Producer>,
+    transactions: Option<Transactions>,
+    /// Producers that were left behind because a call of theirs did not end.
+    stuck: u32,
     drive: Drive<Membership>,
     params: aggregate::Params,
     began: Instant,
@@ -97,7 +103,8 @@ impl<'a> AggregateLoop<'a> {
             shared,
             keeper,
             consumer,
-            producer: None,
+            transactions: None,
+            stuck: 0,
             drive: Drive::new(Aggregator::new(params, cadence(config), uid, shared.log_topic)),
             params,
             began: now,
@@ -171,7 +178,7 @@ impl<'a> AggregateLoop<'a> {
     }
 
     fn membership(&self) -> Result<Membership, Error> {
-        self.consumer.group_metadata().map(Rc::new).map_err(runtime)
+        self.consumer.group_metadata().map(Arc::new).map_err(runtime)
     }
 
     fn fail(&mut self, error: &kafka::Error) {
@@ -211,12 +218,12 @@ impl<'a> AggregateLoop<'a> {
     fn execute(&mut self, effect: Effect<Membership>, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
         match effect {
             Effect::MakeProducer => {
-                self.producer = Some(self.new_producer()?);
-                Ok(())
+                self.transactions = Some(self.new_transactions()?);
+                self.transactions().and_then(|transactions| transactions.init(TRANSACTION_TIMEOUT))
             }
             Effect::DropProducer => {
-                if let Some(producer) = self.producer.take() {
-                    producer.purge(PurgeConfig::default().queue().inflight());
+                if let Some(transactions) = self.transactions.take() {
+                    self.drop_producer(transactions);
                 }
                 Ok(())
             }
@@ -320,16 +327,34 @@ impl<'a> AggregateLoop<'a> {
         stored
     }
 
-    fn new_producer(&self) -> Result<Producer, kafka::Error> {
+    fn new_transactions(&self) -> Result<Transactions, kafka::Error> {
         let producer = self.shared.context.clients.transactional_producer();
         let producer = producer.map_err(|error| kafka::Error::Unexpected {
             what: "transactional producer".to_owned(),
             reason: error.to_string(),
         })?;
-        producer
-            .init_transactions(TRANSACTION_TIMEOUT)
-            .map_err(|error| kafka::Error::kafka("init transactions", error))?;
-        Ok(producer)
+        Transactions::new(producer)
+    }
+
+    fn transactions(&self) -> Result<&Transactions, kafka::Error> {
+        self.transactions.as_ref().ok_or_else(|| kafka::Error::Unexpected {
+            what: "transaction".to_owned(),
+            reason: "there is no producer".to_owned(),
+        })
+    }
+
+    fn drop_producer(&mut self, transactions: Transactions) {
+        transactions.producer().purge(PurgeConfig::default().queue().inflight());
+        if transactions.is_stuck() {
+            self.stuck += 1;
+            tracing::warn!(
+                left_behind = self.stuck,
+                "a call of the producer has not ended: it is left behind"
+            );
+        }
+        if self.stuck >= STUCK_MAX {
+            self.shared.fail(format!("{} producers are stuck in calls that do not end", self.stuck));
+        }
     }
 
     fn read(&mut self, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
@@ -386,18 +411,19 @@ impl<'a> AggregateLoop<'a> {
 
     /// Carries out one step of a transaction.
     fn transact(&mut self, effect: Effect<Membership>) -> Result<(), kafka::Error> {
-        let producer = self.producer.as_ref().ok_or_else(|| kafka::Error::Unexpected {
-            what: "transaction".to_owned(),
-            reason: "there is no producer".to_owned(),
-        })?;
-        let failed = |what: &'static str| move |error| kafka::Error::kafka(what, error);
+        if matches!(effect, Effect::Begin) {
+            self.transaction.began = Instant::now();
+        }
+        if let Effect::Write { results, late } = &effect {
+            (self.transaction.results, self.transaction.late) = (results.len() as u64, late.len() as u64);
+        }
+        let transactions = self.transactions()?;
+        let producer = transactions.producer();
         match effect {
             Effect::Begin => {
-                self.transaction.began = Instant::now();
-                producer.begin_transaction().map_err(failed("begin transaction"))
+                producer.begin_transaction().map_err(|error| kafka::Error::kafka("begin transaction", error))
             }
             Effect::Write { results, late } => {
-                (self.transaction.results, self.transaction.late) = (results.len() as u64, late.len() as u64);
                 self.at(Point::BeforeProduce);
                 self.write(producer, &results, &late)?;
                 self.at(Point::AfterProduce);
@@ -406,9 +432,7 @@ impl<'a> AggregateLoop<'a> {
             Effect::SendOffsets { offsets, membership } => {
                 let positions: Vec<Position> = offsets.iter().map(position).collect();
                 let positions = self.consumer.positions(&positions)?;
-                producer
-                    .send_offsets_to_transaction(&positions, &membership, TRANSACTION_TIMEOUT)
-                    .map_err(failed("send offsets to the transaction"))?;
+                transactions.send_offsets(positions, &membership, TRANSACTION_TIMEOUT)?;
                 self.at(Point::AfterSendOffsets);
                 Ok(())
             }
@@ -418,7 +442,7 @@ impl<'a> AggregateLoop<'a> {
                 if self.transaction.results > 0 {
                     reach_while(Point::DuringEnd);
                 }
-                producer.commit_transaction(TRANSACTION_TIMEOUT).map_err(failed("commit transaction"))?;
+                transactions.commit(TRANSACTION_TIMEOUT)?;
                 self.at(Point::AfterEnd);
                 let metrics = self.shared.context.admin.metrics();
                 metrics.count_transactions(metrics::Transaction::Committed, 1);

@@ -13,6 +13,7 @@ pub mod batch;
 pub mod client;
 pub mod group;
 pub mod topics;
+pub mod transactions;
 
 /// What a call to Kafka failed with.
 #[derive(Debug, thiserror::Error)]
