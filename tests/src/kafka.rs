@@ -14,6 +14,7 @@ use crate::certificates::{Certificates, ServerCertificate};
 use crate::home::Dir;
 use crate::ports::Port;
 use crate::process::Process;
+use crate::proxy::Proxy;
 use crate::tools::jars;
 use crate::topics::Topics;
 use crate::wait::try_until;
@@ -23,6 +24,7 @@ use rdkafka::metadata::Metadata;
 use rustix::process::Signal;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -80,6 +82,7 @@ pub struct Builder {
     host: Ipv4Addr,
     racks: bool,
     server: ServerCertificate,
+    proxies: bool,
 }
 
 impl Builder {
@@ -129,6 +132,13 @@ impl Builder {
         self
     }
 
+    /// Puts a network that can be made to fail in front of every broker, for those clients that begin at
+    /// [`Kafka::bootstrap_through_proxies`]; others have a listener of their own.
+    pub fn with_proxies(mut self) -> Builder {
+        self.proxies = true;
+        self
+    }
+
     /// Gives the brokers a certificate that is an authority's: OpenSSL accepts it as a server's, rustls does not.
     pub fn with_authority_as_server(mut self) -> Builder {
         self.server = ServerCertificate::Authority;
@@ -150,7 +160,7 @@ impl Builder {
     /// Starts it, and waits until all brokers are ready.
     pub fn start(self) -> Kafka {
         let kafka = Kafka::prepare(self);
-        kafka.format();
+        kafka.format(0..kafka.len());
         kafka.start_all();
         kafka
     }
@@ -161,6 +171,8 @@ struct Broker {
     dir: PathBuf,
     ports: Vec<(Security, Port)>,
     controller: Port,
+    /// The port behind the proxy, and the proxy.
+    proxy: Option<(Port, Proxy)>,
     process: Mutex<Option<Process>>,
 }
 
@@ -204,6 +216,7 @@ impl Kafka {
             host: Ipv4Addr::LOCALHOST,
             racks: false,
             server: ServerCertificate::Leaf,
+            proxies: false,
         }
     }
 
@@ -221,6 +234,18 @@ impl Kafka {
     pub fn bootstrap_of(&self, security: Security) -> String {
         let addresses = self.brokers.iter().map(|broker| broker.port(security).address().to_string());
         addresses.collect::<Vec<_>>().join(",")
+    }
+
+    /// The proxies, broker by broker; none without [`Builder::with_proxies`].
+    pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        self.brokers.iter().filter_map(|broker| broker.proxy.as_ref()).map(|(_, proxy)| proxy)
+    }
+
+    /// The bootstrap servers of those who are to reach the brokers through the proxies alone.
+    pub fn bootstrap_through_proxies(&self) -> String {
+        let addresses: Vec<String> = self.proxies().map(|proxy| proxy.address().to_string()).collect();
+        assert!(!addresses.is_empty(), "this Kafka was started without proxies");
+        addresses.join(",")
     }
 
     /// The PEM file with the authority that clients of the TLS listeners trust.
@@ -327,7 +352,13 @@ impl Kafka {
                 let broker_dir = dir.path().join(format!("broker-{n}"));
                 fs::create_dir(&broker_dir).unwrap_or_else(|e| panic!("{}: {e}", broker_dir.display()));
                 let ports = builder.listeners.iter().map(|l| (*l, Port::reserve_on(builder.host))).collect();
-                Broker { dir: broker_dir, ports, controller: Port::reserve(), process: Mutex::new(None) }
+                let proxy = builder.proxies.then(|| {
+                    let port = Port::reserve();
+                    let proxy = Proxy::of_kafka(port.address());
+                    (port, proxy)
+                });
+                let controller = Port::reserve();
+                Broker { dir: broker_dir, ports, controller, proxy, process: Mutex::new(None) }
             })
             .collect();
         let kafka = Kafka { brokers, builder, certificates, topics: OnceLock::new(), _dir: dir };
@@ -338,9 +369,17 @@ impl Kafka {
         kafka
     }
 
+    /// A new disk for a broker that is down: it has nothing then, and gets all from the others once it is started.
+    pub fn wipe_broker(&self, broker: usize) {
+        assert!(!self.brokers[broker].is_running(), "broker {broker} is running");
+        let data = self.brokers[broker].dir.join("data");
+        fs::remove_dir_all(&data).unwrap_or_else(|e| panic!("removing {}: {e}", data.display()));
+        self.format(broker..broker + 1);
+    }
+
     /// Writes the metadata directories: all at once, since each takes a JVM.
-    fn format(&self) {
-        let running: Vec<Process> = (0..self.brokers.len())
+    fn format(&self, brokers: Range<usize>) {
+        let running: Vec<Process> = brokers
             .map(|n| {
                 let mut command = self.java(n, false);
                 command.args(["kafka.tools.StorageTool", "format", "-t", properties::CLUSTER_ID, "-c"]);

@@ -19,12 +19,14 @@ pub mod monitoring;
 pub mod operator;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod resource;
 pub mod shared;
 pub mod show;
 pub mod tools;
 pub mod topics;
+pub mod under_load;
 pub mod wait;
 pub mod worker;
 

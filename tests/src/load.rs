@@ -21,14 +21,15 @@ const RATE: u64 = 5_000;
 /// Records a second of event time: it runs several times faster than the clock, so that many windows close.
 const EVENT_RATE: u64 = 800;
 /// How long a broker may take to acknowledge, also while it is being restarted, and the load to make progress.
-const TIMEOUT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The generator at work.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     records: Arc<AtomicU64>,
-    thread: JoinHandle<i64>,
+    /// None once it is joined.
+    thread: Option<JoinHandle<i64>>,
 }
 
 impl Load {
@@ -41,7 +42,7 @@ impl Load {
             let (stop, records) = (Arc::clone(&stop), Arc::clone(&records));
             move || generate(producer, partitions, &stop, &records)
         });
-        Load { stop, records, thread }
+        Load { stop, records, thread: Some(thread) }
     }
 
     /// Waits until so many seconds' worth of further records is written.
@@ -49,7 +50,7 @@ impl Load {
     pub fn await_seconds(&self, seconds: u64) {
         let target = self.records.load(Ordering::Relaxed) + seconds * RATE;
         until("further records to be written", TIMEOUT + Duration::from_secs(seconds), || {
-            assert!(!self.thread.is_finished(), "the generator failed");
+            assert!(self.is_running(), "the generator failed");
             let records = self.records.load(Ordering::Relaxed);
             if records >= target { Ok(()) } else { Err(format!("{records} of {target}")) }
         });
@@ -57,9 +58,24 @@ impl Load {
 
     /// Ends it, and gives the event time of its last record.
     #[track_caller]
-    pub fn finish(self) -> i64 {
+    pub fn finish(mut self) -> i64 {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the generator failed")
+        let thread = self.thread.take().expect("it is joined only here and in the end");
+        thread.join().expect("the generator failed")
+    }
+
+    fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Whoever drops it instead of finishing it has failed already.
+            let _ = thread.join();
+        }
     }
 }
 

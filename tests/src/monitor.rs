@@ -171,8 +171,15 @@ impl<'a> Monitor<'a> {
 
     /// Starts a worker with this pod's name, and waits for nothing.
     pub fn start_worker(&self, pod: &str) -> Worker {
+        self.start_worker_with(pod, &[])
+    }
+
+    /// The same, with further environment variables.
+    pub fn start_worker_with(&self, pod: &str, environment: &[(&str, &str)]) -> Worker {
         let pod = format!("{}-{pod}", self.name);
-        Worker::builder(&pod).env("POD_NAME", &pod).start(|admin| self.config(admin))
+        let builder = Worker::builder(&pod).env("POD_NAME", &pod);
+        let builder = environment.iter().fold(builder, |builder, (key, value)| builder.env(key, value));
+        builder.start(|admin| self.config(admin))
     }
 
     /// Starts workers named 0 and up, and waits until all are ready.

@@ -67,6 +67,11 @@ impl Process {
         self.exited().is_none()
     }
 
+    /// Whether SIGSTOP holds it.
+    pub fn is_stopped(&self) -> bool {
+        fields_after_name(self.pid).first().is_some_and(|state| state == "T")
+    }
+
     /// Sends it a signal; nothing happens when it has ended.
     pub fn signal(&self, signal: Signal) {
         // Holding the lock: the child can't be reaped meanwhile, so the pid is still its own.
@@ -152,12 +157,18 @@ fn status_bytes(pid: u32, field: &str) -> u64 {
 
 /// The processor time of any process, user and system together; zero when there is none.
 pub fn cpu_time(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The second field, the name in parentheses, may contain spaces; utime and stime are fields 14 and 15.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields = fields_after_name(pid);
+    // utime and stime are fields 14 and 15.
     let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     let per_second = rustix::param::clock_ticks_per_second();
     Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
+}
+
+/// The fields of /proc/<pid>/stat from the third on, the state; none when it has ended. The second, the name in
+/// parentheses, may contain spaces.
+fn fields_after_name(pid: u32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 /// The same command, tied to our life and in a process group of its own (Ctrl-C is ours to handle).

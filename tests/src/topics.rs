@@ -132,6 +132,15 @@ impl Topics {
         found.unwrap_or_else(|| panic!("{topic} has no partition {partition}")).leader()
     }
 
+    /// How many replicas are not in sync, over all topics.
+    #[track_caller]
+    pub fn replicas_missing(&self) -> usize {
+        let metadata = self.inspector().fetch_metadata(None, TIMEOUT);
+        let metadata = metadata.unwrap_or_else(|e| panic!("reading the metadata: {e}"));
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        partitions.map(|partition| partition.replicas().len().saturating_sub(partition.isr().len())).sum()
+    }
+
     /// All settings of a topic, defaults included.
     #[track_caller]
     pub fn topic_config(&self, name: &str) -> BTreeMap<String, String> {

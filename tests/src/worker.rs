@@ -137,6 +137,11 @@ impl Worker {
         self.process = Some(self.spawn());
     }
 
+    /// The next start is without this environment variable.
+    pub fn unset_env(&mut self, key: &str) {
+        self.builder.environment.retain(|(set, _)| set != key);
+    }
+
     /// Whether it has not ended.
     pub fn is_running(&self) -> bool {
         self.process().is_running()

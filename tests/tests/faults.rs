@@ -1,5 +1,7 @@
 //! Faults under load: whatever is killed, stopped or emptied meanwhile, the results are those of the whole log.
 //!
+//! The short set: `make faults` causes many more, with three brokers and at named places in the worker.
+//!
 //! Responsible for real faults of real processes, each at a moment when records flow and results are written, and for
 //! an exact comparison at the end: each test reads the output as committed and holds it against a recomputation of
 //! everything in the input. Tests run one at a time, for they load the machine.
@@ -7,12 +9,13 @@
 
 use crashmonitor_testbed::load::Load;
 use crashmonitor_testbed::monitor::Monitor;
-use crashmonitor_testbed::{Kafka, Redis, Worker, shared, until, until_true};
+use crashmonitor_testbed::proxy::{EndTxn, Proxy};
+use crashmonitor_testbed::under_load::{self, TIMEOUT, await_more_results, await_owned};
+use crashmonitor_testbed::{Kafka, Redis, Worker, shared, until_true};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(90);
 const READY: Duration = Duration::from_secs(60);
 /// Far below the session timeouts of the tests that use it: only who gives partitions back hands them over so soon.
 const AT_ONCE: Duration = Duration::from_secs(40);
@@ -26,7 +29,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// A monitor with two workers that share its partitions and have written results, and load that goes on.
-fn under_load(monitor: &Monitor<'_>) -> (Vec<Worker>, Load) {
+fn begin(monitor: &Monitor<'_>) -> (Vec<Worker>, Load) {
     monitor.create_input(PARTITIONS);
     let workers = monitor.start_workers(2);
     // Whoever comes first owns everything for a while: what a test does must not meet that hand-over.
@@ -34,31 +37,6 @@ fn under_load(monitor: &Monitor<'_>) -> (Vec<Worker>, Load) {
     let load = Load::start(monitor);
     await_more_results(&workers);
     (workers, load)
-}
-
-fn total(workers: &[Worker], name: &str) -> u64 {
-    workers.iter().filter_map(|w| w.try_status().ok()).filter_map(|s| s["totals"][name].as_u64()).sum()
-}
-
-/// Waits until each of these workers has read more and together they have written more.
-#[track_caller]
-fn await_more_results(workers: &[Worker]) {
-    let before = total(workers, "results");
-    until_true("further results", TIMEOUT, || total(workers, "results") > before);
-}
-
-fn owned(worker: &Worker, stage: &str) -> usize {
-    let status = worker.try_status().ok();
-    status.and_then(|status| Some(status[stage].as_object()?.len())).unwrap_or(0)
-}
-
-/// Waits until a worker owns so many input partitions and so many repartition partitions.
-#[track_caller]
-fn await_owned(worker: &Worker, input: usize, aggregate: usize, timeout: Duration) {
-    until(&format!("{} to own {input} and {aggregate} partitions", worker.name()), timeout, || {
-        let owned = (owned(worker, "input"), owned(worker, "aggregate"));
-        if owned == (input, aggregate) { Ok(()) } else { Err(format!("{owned:?}\n{}", worker.log_tail())) }
-    });
 }
 
 /// Waits until one of two workers owns its half of the partitions and has restored them.
@@ -74,21 +52,11 @@ fn recoveries(worker: &Worker) -> BTreeSet<String> {
     shards.filter_map(|shard| shard["recovery"].as_str().map(str::to_owned)).collect()
 }
 
-/// Ends the load, has all windows close, ends the workers, and compares.
+/// Ends the load and the workers, and all results are right.
 #[track_caller]
 fn finish(monitor: &Monitor<'_>, load: Load, workers: &[Worker]) {
-    let last_ms = load.finish();
-    monitor.advance(last_ms + 60_000);
-    monitor.await_closed(workers, last_ms + 10_000, TIMEOUT);
-    let expected = monitor.expected();
-    // A transaction that a dead worker left open hides what is behind it until it times out.
-    monitor.await_results(&expected, TIMEOUT);
-    Monitor::stop(workers);
-    Monitor::assert_no_fallback(workers);
-    let report = monitor.report();
-    assert!(report.is_right(), "{report}");
-    assert!(report.right > 100, "too few results to tell: {report}");
-    assert_eq!(monitor.late().len(), 0, "nothing was late");
+    let outcome = under_load::finish(monitor, load, workers);
+    outcome.check().unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]
@@ -97,7 +65,7 @@ fn a_killed_worker_that_comes_back_goes_on_from_its_snapshots() {
     let redis = Redis::start();
     // Whoever comes back within the session is the member that it was.
     let monitor = Monitor::new(shared::kafka(), "killed").redis(&redis).set("worker.sessionTimeout", "120s");
-    let (mut workers, load) = under_load(&monitor);
+    let (mut workers, load) = begin(&monitor);
     let snapshots = || redis.keys().len();
     until_true("a snapshot of every shard", TIMEOUT, || snapshots() == 4);
     let kept = workers[1].metric("crashmonitor_rebalances_total");
@@ -118,7 +86,7 @@ fn a_killed_worker_that_stays_away_is_replaced_after_its_session() {
     let _alone = alone();
     let monitor =
         Monitor::new(shared::kafka(), "gone").set("worker.sessionTimeout", "3s").set("output.mode", "Final");
-    let (mut workers, load) = under_load(&monitor);
+    let (mut workers, load) = begin(&monitor);
     workers.remove(0).kill9();
     await_owned(&workers[0], 4, 4, TIMEOUT);
     load.await_seconds(3);
@@ -133,7 +101,7 @@ fn without_snapshots_recovery_replays_the_log() {
         .redis(&redis)
         .set("worker.sessionTimeout", "120s")
         .set("output.mode", "Final");
-    let (mut workers, load) = under_load(&monitor);
+    let (mut workers, load) = begin(&monitor);
     redis.flushall();
     await_more_results(&workers);
     workers[0].kill9();
@@ -153,7 +121,7 @@ fn counting_goes_on_while_redis_is_away_for_a_minute() {
     let redis = Redis::start();
     let monitor =
         Monitor::new(shared::kafka(), "no-redis").redis(&redis).set("worker.sessionTimeout", "120s");
-    let (mut workers, load) = under_load(&monitor);
+    let (mut workers, load) = begin(&monitor);
     let reachable = |worker: &Worker| worker.status()["checkpointStore"]["reachable"].as_bool();
     until_true("Redis to be seen", TIMEOUT, || workers.iter().all(|w| reachable(w) == Some(true)));
 
@@ -184,7 +152,7 @@ fn a_broker_that_restarts_costs_nothing() {
     // The broker may be away for long on a slow machine, and this is not about sessions.
     let monitor =
         Monitor::new(&kafka, "broker").set("worker.sessionTimeout", "120s").set("output.mode", "Final");
-    let (workers, load) = under_load(&monitor);
+    let (workers, load) = begin(&monitor);
     let reachable = |worker: &Worker| worker.status()["kafka"]["reachable"].as_bool();
 
     kafka.kill_broker(0);
@@ -206,7 +174,7 @@ fn a_broker_that_restarts_costs_nothing() {
 fn a_worker_that_wakes_from_the_dead_does_no_harm() {
     let _alone = alone();
     let monitor = Monitor::new(shared::kafka(), "zombie").set("worker.sessionTimeout", "3s");
-    let (workers, load) = under_load(&monitor);
+    let (workers, load) = begin(&monitor);
     workers[0].sigstop();
     await_owned(&workers[1], 4, 4, TIMEOUT);
     await_more_results(&workers[1..]);
@@ -224,7 +192,7 @@ fn sigterm_hands_over_at_once() {
     let monitor = Monitor::new(shared::kafka(), "scaled")
         .set("worker.sessionTimeout", "120s")
         .set("output.mode", "Final");
-    let (mut workers, load) = under_load(&monitor);
+    let (mut workers, load) = begin(&monitor);
     for _ in 0..2 {
         // Exit code 0, or this panics.
         workers[0].stop(AT_ONCE);
@@ -250,7 +218,7 @@ fn others_take_over_when_all_workers_are_killed() {
     let redis = Redis::start();
     let monitor =
         Monitor::new(shared::kafka(), "all-killed").redis(&redis).set("worker.sessionTimeout", "3s");
-    let (workers, load) = under_load(&monitor);
+    let (workers, load) = begin(&monitor);
     workers.iter().for_each(Worker::kill9);
     drop(workers);
     load.await_seconds(2);
@@ -260,4 +228,41 @@ fn others_take_over_when_all_workers_are_killed() {
     await_more_results(&successors);
     load.await_seconds(3);
     finish(&monitor, load, &successors);
+}
+
+/// A monitor whose workers reach Kafka through proxies.
+fn proxied<'a>(kafka: &'a Kafka, name: &str) -> Monitor<'a> {
+    let bootstrap = kafka.bootstrap_through_proxies();
+    Monitor::new(kafka, name).set("kafka.bootstrapServers", bootstrap).set("worker.sessionTimeout", "120s")
+}
+
+#[test]
+fn connections_that_are_cut_cost_nothing() {
+    let _alone = alone();
+    let kafka = Kafka::builder().with_proxies().start();
+    let monitor = proxied(&kafka, "cut");
+    let (workers, load) = begin(&monitor);
+    for _ in 0..5 {
+        kafka.proxies().for_each(Proxy::cut_once);
+        load.await_seconds(1);
+    }
+    await_more_results(&workers);
+    finish(&monitor, load, &workers);
+}
+
+/// Its worker has given it up and thrown its state away by then, and another producer of the same name is at work.
+#[test]
+fn the_end_of_a_transaction_that_comes_late_doubles_nothing() {
+    let _alone = alone();
+    let kafka = Kafka::builder().with_proxies().start();
+    let monitor = proxied(&kafka, "late-end").set("output.mode", "Final");
+    let (workers, load) = begin(&monitor);
+    let counted = |count: fn(&Proxy) -> u64| kafka.proxies().map(count).sum::<u64>();
+    // Above the 15 s for which a worker waits and a transaction may last.
+    kafka.proxies().for_each(|proxy| proxy.next_end(EndTxn::Held(Duration::from_secs(20))));
+    until_true("an end of a transaction", TIMEOUT, || counted(Proxy::ends_met) > 0);
+    await_more_results(&workers);
+    until_true("the end to arrive", TIMEOUT, || counted(Proxy::ends_passed) > 0);
+    await_more_results(&workers);
+    finish(&monitor, load, &workers);
 }

@@ -48,11 +48,20 @@ impl Kafka {
         set("log.dirs", broker.dir.join("data").display().to_string());
 
         let addresses = broker.ports.iter().map(|(l, port)| format!("{}://{}", l.name(), port.address()));
-        let advertised = addresses.collect::<Vec<_>>().join(",");
-        let controller = format!(",CONTROLLER://{}", broker.controller.address());
-        set("listeners", format!("{advertised}{}", if is_controller { &controller } else { "" }));
-        set("advertised.listeners", advertised);
-        let protocols = broker.ports.iter().map(|(l, _)| format!(",{0}:{0}", l.name())).collect::<String>();
+        let mut listeners = addresses.collect::<Vec<_>>();
+        let mut advertised = listeners.clone();
+        let mut protocols =
+            broker.ports.iter().map(|(l, _)| format!(",{0}:{0}", l.name())).collect::<String>();
+        if let Some((port, proxy)) = &broker.proxy {
+            listeners.push(format!("PROXIED://{}", port.address()));
+            advertised.push(format!("PROXIED://{}", proxy.address()));
+            protocols.push_str(",PROXIED:PLAINTEXT");
+        }
+        if is_controller {
+            listeners.push(format!("CONTROLLER://{}", broker.controller.address()));
+        }
+        set("listeners", listeners.join(","));
+        set("advertised.listeners", advertised.join(","));
         set("listener.security.protocol.map", format!("CONTROLLER:PLAINTEXT{protocols}"));
 
         let replicas = self.brokers.len().to_string();
