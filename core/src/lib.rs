@@ -11,6 +11,7 @@ pub mod commit;
 pub mod config;
 pub mod frame;
 pub mod ids;
+pub mod orphans;
 pub mod output;
 pub mod record;
 pub mod recovery;

@@ -266,3 +266,32 @@ fn the_end_of_a_transaction_that_comes_late_doubles_nothing() {
     await_more_results(&workers);
     finish(&monitor, load, &workers);
 }
+
+/// A rebalance takes partitions from a worker, which dies before it has answered. It comes back in time, has its seat again
+/// without a rebalance, and the group has nobody for what the other one was to get.
+#[test]
+fn partitions_that_nobody_was_given_find_an_owner() {
+    let _alone = alone();
+    let kafka = Kafka::builder().with_proxies().start();
+    let monitor = proxied(&kafka, "orphans");
+    monitor.create_input(PARTITIONS);
+    let mut workers = monitor.start_workers(1);
+    await_owned(&workers[0], 4, 4, TIMEOUT);
+    let load = Load::start(&monitor);
+    await_more_results(&workers);
+    let met = || kafka.proxies().map(Proxy::ends_met).sum::<u64>();
+    // In a transaction the loop hears of no rebalance, and librdkafka goes through one without it up to the answer.
+    kafka.proxies().for_each(|proxy| proxy.next_end(EndTxn::Held(Duration::from_secs(14))));
+    until_true("a transaction to be held", TIMEOUT, || met() > 0);
+    workers.push(monitor.start_worker("1"));
+    let group = monitor.aggregate_group();
+    let two = || monitor.topics().group_members(&group).len() == 2;
+    until_true("the group to have assigned", TIMEOUT, || {
+        two() && monitor.topics().group_state(&group) == "Stable"
+    });
+    workers[0].kill9();
+    workers[0].start_again();
+    workers.iter().for_each(await_half);
+    await_more_results(&workers);
+    finish(&monitor, load, &workers);
+}

@@ -77,18 +77,21 @@ struct TransactionUnderWay {
     late: u64,
 }
 
-/// Aggregates until the worker ends.
-pub fn run(shared: &Shared, keeper: Keeper) -> Result<(), Error> {
-    let consumer = shared.context.clients.aggregate_consumer()?;
-    let mut queue = consumer.message_queue();
-    consumer.subscribe().map_err(runtime)?;
+/// Aggregates until the worker ends. If the group is to assign anew, leaves it and begins from the beginning.
+pub fn run(shared: &Shared, mut keeper: Keeper) -> Result<(), Error> {
     let heartbeat = shared.context.admin.register("aggregate", LOOP_BOUND);
-    let mut aggregating = AggregateLoop::new(shared, keeper, consumer);
+    let member = shared.context.clients.aggregate_member();
     while !shared.is_ending() {
-        heartbeat.beat();
-        aggregating.turn(&mut queue)?;
+        let consumer = shared.context.clients.aggregate_consumer()?;
+        let mut queue = consumer.message_queue();
+        consumer.subscribe().map_err(runtime)?;
+        let mut aggregating = AggregateLoop::new(shared, keeper, consumer);
+        while !shared.is_ending() && !shared.must_rejoin(&member) {
+            heartbeat.beat();
+            aggregating.turn(&mut queue)?;
+        }
+        keeper = aggregating.leave(&mut queue)?;
     }
-    aggregating.leave(&mut queue)?;
     shared.context.admin.unregister("aggregate");
     Ok(())
 }
@@ -482,7 +485,7 @@ impl<'a> AggregateLoop<'a> {
         Ok(())
     }
 
-    fn leave(mut self, queue: &mut MessageQueue) -> Result<(), Error> {
+    fn leave(mut self, queue: &mut MessageQueue) -> Result<Keeper, Error> {
         self.drive.leave();
         self.carry_out(queue)?;
         self.report();
@@ -491,7 +494,7 @@ impl<'a> AggregateLoop<'a> {
             Ok(false) => tracing::warn!("left the aggregate group without its answer"),
             Err(error) => tracing::warn!("leaving the aggregate group: {error}"),
         }
-        Ok(())
+        Ok(self.keeper)
     }
 
     /// Records behind the end of a shard's log, as its last fetch showed it.

@@ -50,6 +50,8 @@ pub struct Shared {
     owned: Mutex<Vec<(u16, Vec<i32>)>>,
     /// The scan threads that the group has given an assignment, be it an empty one.
     joined: Mutex<BTreeSet<u16>>,
+    /// The consumers that are to leave their group and to join it anew.
+    rejoining: Mutex<BTreeSet<String>>,
     ending: AtomicBool,
     halted: AtomicBool,
     failure: Mutex<Option<String>>,
@@ -88,6 +90,16 @@ impl Shared {
     pub fn has_joined(&self) -> bool {
         let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
         joined.len() == usize::from(self.config().worker.scan_threads)
+    }
+
+    /// Asks a consumer to leave its group and to join it anew.
+    pub fn ask_to_rejoin(&self, member: String) {
+        self.rejoining.lock().unwrap_or_else(PoisonError::into_inner).insert(member);
+    }
+
+    /// Whether that was asked of a consumer since the last time that it looked.
+    pub fn must_rejoin(&self, member: &str) -> bool {
+        self.rejoining.lock().unwrap_or_else(PoisonError::into_inner).remove(member)
     }
 
     /// Asks all loops to finish what they have begun and to leave.
@@ -232,6 +244,7 @@ fn prepare(context: Context) -> Result<Shared, Error> {
         observed: RwLock::new(None),
         owned: Mutex::new(Vec::new()),
         joined: Mutex::new(BTreeSet::new()),
+        rejoining: Mutex::new(BTreeSet::new()),
         ending: AtomicBool::new(false),
         halted: AtomicBool::new(false),
         failure: Mutex::new(None),

@@ -1,12 +1,14 @@
 //! Looks at Kafka from outside the groups, once a second.
 //!
-//! Responsible for what no consumer is told: how many partitions the input has, how far their logs reach, and how far
-//! the aggregate group has committed. Must never be waited for: whoever needs its facts takes the last ones.
+//! Responsible for what no consumer is told: how many partitions the input has, how far their logs reach, how far the
+//! aggregate group has committed, and whether a group has left a partition to nobody. Must never be waited for: whoever
+//! needs its facts takes the last ones.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crashmonitor_core::ids::{LogOffset, TopicId};
+use crashmonitor_core::orphans::{Remedy, Watch};
 use crashmonitor_core::scan::drive::{Observed, progress};
 use crashmonitor_core::scan::start::AggregateProgress;
 
@@ -22,8 +24,21 @@ const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the input's partitions are counted, so that new ones are announced before they run late.
 const TOPIC_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether every partition has an owner.
+const GROUP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is known of both groups.
+struct Groups {
+    began: Instant,
+    looked: Instant,
+    scan: Watch,
+    aggregate: Watch,
+}
+
 /// Looks until the worker ends.
 pub fn run(shared: &Shared) -> Result<(), Error> {
+    let now = Instant::now();
+    let mut groups = Groups { began: now, looked: now, scan: Watch::default(), aggregate: Watch::default() };
     let heartbeat = shared.context.admin.register("observe", LOOP_BOUND);
     let mut topic: Option<(TopicFacts, Instant)> = None;
     let mut said = String::new();
@@ -37,7 +52,11 @@ pub fn run(shared: &Shared) -> Result<(), Error> {
                     interval = LOOK_INTERVAL;
                 }
                 said.clear();
+                let sources = observed.sources;
                 shared.publish(observed);
+                if groups.looked.elapsed() >= GROUP_INTERVAL {
+                    groups.look(shared, sources);
+                }
             }
             Err(error) => {
                 let text = error.to_string();
@@ -56,6 +75,39 @@ pub fn run(shared: &Shared) -> Result<(), Error> {
     }
     shared.context.admin.unregister("observe");
     Ok(())
+}
+
+impl Groups {
+    fn look(&mut self, shared: &Shared, sources: u32) {
+        self.looked = Instant::now();
+        let now_ms = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let (config, clients) = (shared.config(), &shared.context.clients);
+        let scan_members: Vec<String> =
+            (0..config.worker.scan_threads).map(|thread| clients.scan_member(thread)).collect();
+        let aggregate_members = [clients.aggregate_member()];
+        let (input, repartition) = (&config.input.topic, config.repartition_topic());
+        let shards = config.repartition.partitions;
+        let scan = (config.scan_group(), input.as_str(), sources, &scan_members[..]);
+        let aggregate = (config.aggregate_group(), repartition.as_str(), shards, &aggregate_members[..]);
+        for (watch, (group, topic, partitions, ours)) in
+            [(&mut self.scan, scan), (&mut self.aggregate, aggregate)]
+        {
+            let members = shared.observer.members(group, topic, REQUEST_TIMEOUT).unwrap_or_else(|error| {
+                // A group that can't be seen is not acted on, and is seen again soon.
+                tracing::debug!("{error}");
+                None
+            });
+            let is_ours = |name: &str| ours.iter().any(|member| member == name);
+            if let Some(Remedy { member, orphans }) = watch.look(members, partitions, is_ours, now_ms) {
+                tracing::warn!(
+                    ?orphans,
+                    topic,
+                    "the group has given partitions to nobody: {member} joins it anew, so that it assigns them"
+                );
+                shared.ask_to_rejoin(member);
+            }
+        }
+    }
 }
 
 fn report(shared: &Shared) {

@@ -74,10 +74,18 @@ pub fn run(shared: &Shared, thread: u16) -> Result<(), Error> {
     consumer.subscribe().map_err(|error| Error::Runtime(error.to_string()))?;
     let heartbeat = shared.context.admin.register(&format!("scan-{thread}"), LOOP_BOUND);
     let mut scanning = ScanLoop::new(shared, thread, consumer)?;
+    let member = shared.context.clients.scan_member(thread);
     let mut pause = RESTART_PAUSE.0;
     while !shared.is_ending() {
         heartbeat.beat();
-        match scanning.turn(&mut reader) {
+        let turned = if shared.must_rejoin(&member) {
+            scanning.leave_group();
+            scanning.drive.left();
+            Err(StartAgain("the group is to assign anew".to_owned()))
+        } else {
+            scanning.turn(&mut reader)
+        };
+        match turned {
             Ok(true) => pause = RESTART_PAUSE.0,
             Ok(false) => {}
             Err(StartAgain(reason)) => {
@@ -525,10 +533,15 @@ impl<'a> ScanLoop<'a> {
     }
 
     fn leave(mut self) {
+        self.leave_group();
+        self.report();
+    }
+
+    /// Commits what there is and leaves, so that others get what is given back now and not when the session ends.
+    fn leave_group(&mut self) {
         if !self.shared.is_halted() {
             self.hand_over();
         }
-        self.report();
         match self.consumer.leave(SETTLE_TIMEOUT) {
             Ok(true) => {}
             Ok(false) => tracing::warn!("left the scan group without its answer"),

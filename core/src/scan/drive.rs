@@ -238,6 +238,11 @@ impl Drive {
         (self.has_failed, self.must_rejoin) = (true, true);
     }
 
+    /// The group is to assign anew: the loop has left it, and starts again as another member.
+    pub fn left(&mut self) {
+        (self.has_failed, self.must_rejoin) = (true, true);
+    }
+
     /// Whether the loop must join the group anew, as another member, when it starts again.
     pub fn must_rejoin(&self) -> bool {
         self.must_rejoin

@@ -60,6 +60,14 @@ impl Topics {
         members.map(|member| member.client_id().to_owned()).collect()
     }
 
+    /// What a group is about, in Kafka's words, such as `Stable`; empty when there is no such group.
+    #[track_caller]
+    pub fn group_state(&self, group: &str) -> String {
+        let listed = self.inspector().fetch_group_list(Some(group), TIMEOUT);
+        let listed = listed.unwrap_or_else(|e| panic!("reading the group {group}: {e}"));
+        listed.groups().first().map(|group| group.state().to_owned()).unwrap_or_default()
+    }
+
     /// Deletes a group without members, and so what it has committed.
     #[track_caller]
     pub fn delete_group(&self, group: &str) {

@@ -31,13 +31,14 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crashmonitor_core::orphans::Member;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -549,4 +550,99 @@ unsafe fn facts(
         ffi::rd_kafka_TopicDescription_partitions(description, &mut partitions);
         Ok(TopicFacts { topic_id, partitions: u32::try_from(partitions).unwrap_or(u32::MAX) })
     }
+}
+
+/// A group's members with what they were given, or None while it rebalances. `topic` is the only one that it reads.
+pub fn describe_group<C: ClientContext>(
+    client: &Client<C>,
+    group: &str,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<Vec<Member>>, Error> {
+    let what = || format!("describe group {group}");
+    let queue = NativeQueue::new(client.native_ptr());
+    request_group(client.native_ptr(), &c_topic(group)?, &queue, timeout);
+    let Some(event) = queue.poll(timeout + Duration::from_millis(100)) else {
+        return Err(Error::TimedOut { what: what(), after_ms: timeout.as_millis() });
+    };
+    if let Some(code) = event.error() {
+        return Err(Error::kafka(what(), KafkaError::AdminOp(code)));
+    }
+    // SAFETY: the event is alive and checked for its type by librdkafka, which returns null for another.
+    let result = unsafe { ffi::rd_kafka_event_DescribeConsumerGroups_result(event.ptr()) };
+    let empty = || Error::Unexpected { what: what(), reason: "the answer is empty".to_string() };
+    if result.is_null() {
+        return Err(empty());
+    }
+    let mut count = 0;
+    // SAFETY: the result lives as long as the event; the call writes the length of the array that it returns.
+    let all = unsafe { ffi::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count) };
+    if count == 0 || all.is_null() {
+        return Err(empty());
+    }
+    // SAFETY: the array has at least one entry, and what it points to lives as long as the event.
+    let members = unsafe { members(*all, topic) };
+    members.map_err(|code| Error::kafka(what(), KafkaError::AdminOp(code)))
+}
+
+fn request_group(client: *mut ffi::rd_kafka_t, group: &CStr, queue: &NativeQueue, timeout: Duration) {
+    let mut names: [*const c_char; 1] = [group.as_ptr()];
+    // SAFETY: `client` is alive as the caller borrows it; names and options are copied by the request, and what is
+    // created here is destroyed here.
+    unsafe {
+        let options = ffi::rd_kafka_AdminOptions_new(
+            client,
+            ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS,
+        );
+        // As for a topic's description.
+        ffi::rd_kafka_AdminOptions_set_request_timeout(options, millis(timeout), ptr::null_mut(), 0);
+        ffi::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue.ptr());
+        ffi::rd_kafka_AdminOptions_destroy(options);
+    }
+}
+
+/// # Safety
+/// `group` must be alive.
+unsafe fn members(
+    group: *const ffi::rd_kafka_ConsumerGroupDescription_t,
+    topic: &str,
+) -> Result<Option<Vec<Member>>, RDKafkaErrorCode> {
+    // SAFETY: all calls read from the description, which is alive as the caller promises, and return pointers into it; an
+    // index is below the count.
+    unsafe {
+        let error = ffi::rd_kafka_ConsumerGroupDescription_error(group);
+        if let Some(code) = code(ffi::rd_kafka_error_code(error)) {
+            return Err(code);
+        }
+        let state = ffi::rd_kafka_ConsumerGroupDescription_state(group);
+        if state != ffi::rd_kafka_consumer_group_state_t::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE {
+            return Ok(None);
+        }
+        let count = ffi::rd_kafka_ConsumerGroupDescription_member_count(group);
+        let each = (0..count).map(|n| {
+            let member = ffi::rd_kafka_ConsumerGroupDescription_member(group, n);
+            let name = ffi::rd_kafka_MemberDescription_client_id(member);
+            let assignment = ffi::rd_kafka_MemberDescription_assignment(member);
+            let partitions = given(ffi::rd_kafka_MemberAssignment_partitions(assignment), topic);
+            Member { name: CStr::from_ptr(name).to_string_lossy().into_owned(), partitions }
+        });
+        Ok(Some(each.collect()))
+    }
+}
+
+/// # Safety
+/// `list` must be null or alive.
+unsafe fn given(list: *const ffi::rd_kafka_topic_partition_list_t, topic: &str) -> BTreeSet<u32> {
+    // SAFETY: as the caller promises.
+    let Some(list) = (unsafe { list.as_ref() }) else { return BTreeSet::new() };
+    let count = usize::try_from(list.cnt).unwrap_or_default();
+    if count == 0 {
+        return BTreeSet::new();
+    }
+    // SAFETY: the list has so many elements.
+    let elements = unsafe { slice::from_raw_parts(list.elems, count) };
+    // SAFETY: every element has its topic's name.
+    let of_topic =
+        elements.iter().filter(|e| unsafe { CStr::from_ptr(e.topic) }.to_bytes() == topic.as_bytes());
+    of_topic.filter_map(|e| u32::try_from(e.partition).ok()).collect()
 }

@@ -247,12 +247,22 @@ impl Clients {
     /// A consumer of the input, one for each scan thread. It has not subscribed yet.
     pub fn scan_consumer(&self, thread: u16) -> Result<GroupConsumer, Error> {
         let mut config = self.consumer("scan", &self.scan_group)?;
-        config.set("client.id", format!("{}-scan-{thread}", self.instance));
-        config.set("group.instance.id", format!("{}-scan-{thread}", self.instance));
+        config.set("client.id", self.scan_member(thread));
+        config.set("group.instance.id", self.scan_member(thread));
         // New input partitions must be seen before they run late.
         config.set("topic.metadata.refresh.interval.ms", "5000");
         let context = GroupContext::new(Reporter::new("scan", &self.health));
         Ok(GroupConsumer::new(self.create(&config, context)?, &self.input_topic))
+    }
+
+    /// What a scan thread's consumer is called in its group.
+    pub fn scan_member(&self, thread: u16) -> String {
+        format!("{}-scan-{thread}", self.instance)
+    }
+
+    /// What the aggregate loop's consumer is called in its group.
+    pub fn aggregate_member(&self) -> String {
+        format!("{}-aggregate", self.instance)
     }
 
     /// How the input is read directly by scan thread `thread`.
@@ -264,7 +274,8 @@ impl Clients {
     /// The consumer of the repartition topic. It has not subscribed yet.
     pub fn aggregate_consumer(&self) -> Result<GroupConsumer, Error> {
         let mut config = self.consumer("aggregate", &self.aggregate_group)?;
-        config.set("group.instance.id", format!("{}-aggregate", self.instance));
+        config.set("client.id", self.aggregate_member());
+        config.set("group.instance.id", self.aggregate_member());
         let context = GroupContext::new(Reporter::new("aggregate", &self.health));
         Ok(GroupConsumer::new(self.create(&config, context)?, &self.repartition_topic))
     }

@@ -15,7 +15,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crashmonitor_core::config::{Config, Repartition, TopicName};
+use crashmonitor_core::config::{Config, GroupName, Repartition, TopicName};
+use crashmonitor_core::orphans::Member;
 
 use super::batch::{self, Committed, TopicFacts};
 use super::client::Reporter;
@@ -387,6 +388,16 @@ impl Observer {
         timeout: Duration,
     ) -> Result<Vec<(i32, i64)>, Error> {
         self.ends(topic, partitions, Offset::End, timeout)
+    }
+
+    /// The members of a group that reads `topic`, with what they were given; None while it rebalances.
+    pub fn members(
+        &self,
+        group: &GroupName,
+        topic: &str,
+        timeout: Duration,
+    ) -> Result<Option<Vec<Member>>, Error> {
+        batch::describe_group(self.consumer.client(), group.as_str(), topic, timeout)
     }
 
     /// What the observer's group has committed. Reads uncommitted: an open transaction's offsets don't delay the
