@@ -8,12 +8,12 @@ use crashmonitor_testbed::worker::binary;
 use memchr::memmem;
 use std::fs;
 
-/// What a worker with fail points holds, by its source: the variable's name and those of all points.
+/// What a worker with fail points holds, by its source: the variables' names and those of all points.
 fn names() -> Vec<String> {
     let source = fs::read_to_string(root().join("worker/src/failpoint.rs")).expect("the source is there");
     let points = source.split("(\"").skip(1).filter_map(|rest| rest.split_once("\", Point::"));
     let mut names: Vec<String> = points.map(|(name, _)| name.to_owned()).collect();
-    names.push("CRASHMONITOR_FAILPOINT".to_owned());
+    names.extend(["CRASHMONITOR_FAILPOINT", "CRASHMONITOR_CLOCK_SHIFT_MS"].map(str::to_owned));
     names
 }
 

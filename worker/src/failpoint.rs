@@ -2,7 +2,8 @@
 //!
 //! Responsible for naming these places, and in builds for `make faults` (`--cfg crashmonitor_failpoints`) for the signal:
 //! `CRASHMONITOR_FAILPOINT=after-send-offsets:3:KILL` sends SIGKILL to the process when that place is reached for the
-//! third time. Must never be more than nothing in any other build: there a place has no name and reaching it no code.
+//! third time. There too, `CRASHMONITOR_CLOCK_SHIFT_MS=-3600000` has the process's wall clock an hour late. Must never be
+//! more than nothing in any other build: there a place has no name, reaching it no code, and the clock is the system's.
 //! `tests/tests/failpoints.rs` looks for the names in the binary, and an optimised build refuses the setting.
 
 #[cfg(all(crashmonitor_failpoints, not(debug_assertions)))]
@@ -40,7 +41,7 @@ pub(crate) enum Point {
 }
 
 #[cfg(crashmonitor_failpoints)]
-pub(crate) use armed::{reach, reach_while};
+pub(crate) use armed::{clock_shift_ms, reach, reach_while};
 
 /// The process is at `point`, and goes on when it may.
 #[cfg(not(crashmonitor_failpoints))]
@@ -52,6 +53,13 @@ pub(crate) fn reach(_point: Point) {}
 #[inline(always)]
 pub(crate) fn reach_while(_point: Point) {}
 
+/// By how much the wall clock is off.
+#[cfg(not(crashmonitor_failpoints))]
+#[inline(always)]
+pub(crate) fn clock_shift_ms() -> i64 {
+    0
+}
+
 #[cfg(crashmonitor_failpoints)]
 mod armed {
     use super::Point;
@@ -62,6 +70,8 @@ mod armed {
 
     /// What to do and where.
     const VARIABLE: &str = "CRASHMONITOR_FAILPOINT";
+    /// By how many milliseconds the wall clock is off.
+    const CLOCK_SHIFT: &str = "CRASHMONITOR_CLOCK_SHIFT_MS";
 
     const NAMES: [(&str, Point); 13] = [
         ("before-produce", Point::BeforeProduce),
@@ -98,6 +108,17 @@ mod armed {
         if let Some(plan) = due(point) {
             thread::spawn(|| plan.send());
         }
+    }
+
+    pub(crate) fn clock_shift_ms() -> i64 {
+        static SHIFT: OnceLock<i64> = OnceLock::new();
+        *SHIFT.get_or_init(|| {
+            let Ok(text) = std::env::var(CLOCK_SHIFT) else { return 0 };
+            text.parse().unwrap_or_else(|_| {
+                eprintln!("{CLOCK_SHIFT}: {text:?} is no number of milliseconds");
+                process::exit(2);
+            })
+        })
     }
 
     /// The plan, if this is its place and its turn.

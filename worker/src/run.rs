@@ -12,6 +12,7 @@ use crashmonitor_core::status::Status;
 
 use crate::admin::{Admin, Heartbeat};
 use crate::driver;
+use crate::failpoint;
 use crate::kafka::client::{self, Clients};
 use crate::kafka::topics::{self, Ensured, TopicSpec};
 use crate::kafka::{self, Cause, Health, Reachability};
@@ -235,7 +236,7 @@ fn set_reason(admin: &Admin, health: &Health, reason: impl fmt::Display) {
 /// The wall clock in milliseconds since the epoch.
 pub fn now_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX).saturating_add(failpoint::clock_shift_ms())
 }
 
 /// The machine's name, which is a pod's name where no other is given.
