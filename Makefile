@@ -138,6 +138,14 @@ lint: ## Check the format and the lints
 mutants: ## Plant one bug for each rule of the protocol and see that its tests find it (about 3 minutes)
 	scripts/mutants
 
+.PHONY: faults
+faults: deps ## Cause every real fault under load and compare all results (RUNS=4 PARALLEL=2 ONLY=during-end, MORE=1 adds)
+	$(WITH_FAILPOINTS) cargo build --workspace --bin crashmonitor-worker
+	@install -D $(CARGO_TARGET_DIR)/debug/crashmonitor-worker $(CARGO_TARGET_DIR)/failpoints/crashmonitor-worker
+	cargo build --workspace --bin crashmonitor-worker --bin crashmonitor-faults
+	@CRASHMONITOR_WORKER=$(CARGO_TARGET_DIR)/failpoints/crashmonitor-worker $(CARGO_TARGET_DIR)/debug/crashmonitor-faults \
+	    $(if $(RUNS),--runs $(RUNS)) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(ONLY),--only $(ONLY)) $(if $(MORE),--more)
+
 .PHONY: sim
 sim: ## Simulate many seeds on all cores (SEEDS=100000, FROM=0), or replay one and tell its story (SEED=7)
 	@cargo test -q --profile sim -p crashmonitor-core --test sim -- --nocapture
