@@ -54,7 +54,8 @@ pub struct Facts {
     pub topic: TopicId,
     /// The identity of the repartition topic.
     pub log_topic: TopicId,
-    /// What the aggregate group has committed.
+    /// What the aggregate group has committed, read before what the scan group has: one that has advanced did so by the
+    /// frames of claims that were committed before, so a commit that is not there then is missing.
     pub aggregate: AggregateProgress,
 }
 

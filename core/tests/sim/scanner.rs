@@ -56,8 +56,8 @@ struct HandOver {
 enum Gathering {
     #[default]
     Nothing,
-    Logs(Vec<LogRange>),
-    Commits(Vec<LogRange>, BTreeMap<u32, (u64, String)>),
+    Logs(Observed, Vec<LogRange>),
+    Commits(Observed, Vec<LogRange>, BTreeMap<u32, (u64, String)>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -221,21 +221,26 @@ impl Scanner {
 
     /// The logs, what is committed, the logs again, one after another.
     fn read_facts(&mut self, world: &mut World, observed: Option<&Observed>) -> bool {
-        let Some(observed) = observed.filter(|_| !self.drive.unclaimed().is_empty()) else { return false };
+        let Some(latest) = observed.filter(|_| !self.drive.unclaimed().is_empty()) else { return false };
         if world.rng.one_in(world.request_faults().other) {
             self.drive.failed();
             return true;
         }
         let input = &world.kafka.input;
         let range = |log: &Partition| LogRange { start: InputOffset(log.start), end: InputOffset(log.end()) };
-        let logs = || input.partitions.iter().take(observed.sources as usize).map(range).collect::<Vec<_>>();
+        let logs = |observed: &Observed| {
+            input.partitions.iter().take(observed.sources as usize).map(range).collect::<Vec<_>>()
+        };
         self.gathering = match std::mem::take(&mut self.gathering) {
-            Gathering::Nothing => Gathering::Logs(logs()),
-            Gathering::Logs(before) => Gathering::Commits(before, world.kafka.scan.offsets.clone()),
-            Gathering::Commits(before, offsets) => {
+            // What was observed by now, and nothing newer: as in the loop, it is older than the commits.
+            Gathering::Nothing => Gathering::Logs(latest.clone(), logs(latest)),
+            Gathering::Logs(observed, before) => {
+                Gathering::Commits(observed, before, world.kafka.scan.offsets.clone())
+            }
+            Gathering::Commits(observed, before, offsets) => {
                 let of = |p: u32| offsets.get(&p).map(|(offset, text)| (InputOffset(*offset), text.clone()));
                 let merge = |(b, a): (&LogRange, LogRange)| LogRange { start: b.start, end: a.end };
-                let logs: Vec<LogRange> = before.iter().zip(logs()).map(merge).collect();
+                let logs: Vec<LogRange> = before.iter().zip(logs(&observed)).map(merge).collect();
                 let facts = |&source: &SourceId| start::Facts {
                     source,
                     committed: of(source.0),
