@@ -1,0 +1,72 @@
+//! From a command line to an answer.
+//!
+//! Responsible for the order of things: read, ask, decide, print. Must never make a text itself, nor decide anything.
+
+use clap::CommandFactory;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::io::{self, Write};
+
+use crate::args::{Cli, Command, Format};
+use crate::cluster::Cluster;
+use crate::control::Control;
+use crate::status::View;
+use crate::{Error, control, generate, plan};
+
+/// Does what was asked and prints the answer.
+pub async fn run(cli: Cli) -> Result<(), Error> {
+    let Cli { command, cluster } = cli;
+    let text = match command {
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kubectl-crashmonitor", &mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        }
+        Command::Generate(choices) => generate::run(*choices, cluster.namespace)?,
+        Command::Status { name, output } => status(&name, output, &Cluster::new(&cluster).await?).await?,
+        Command::Plan { filename, output } => {
+            return plan::run(&filename, output, &Cluster::new(&cluster).await?).await;
+        }
+        Command::Suspend { name } => {
+            control::run(Control::Suspend, &name, &Cluster::new(&cluster).await?).await?
+        }
+        Command::Resume { name } => {
+            control::run(Control::Resume, &name, &Cluster::new(&cluster).await?).await?
+        }
+        Command::Restart { name } => {
+            control::run(Control::Restart, &name, &Cluster::new(&cluster).await?).await?
+        }
+    };
+    print(&text)
+}
+
+async fn status(name: &str, output: Format, cluster: &Cluster) -> Result<String, Error> {
+    let monitor = cluster.monitor(name).await?;
+    let pods = cluster.pods(name).await?;
+    let answers = cluster.answers(&pods).await;
+    let view = View::new(monitor, answers, Timestamp::now());
+    Ok(match output {
+        Format::Text => view.text(),
+        other => rendered(&view, other),
+    })
+}
+
+/// A value as a program wants it.
+pub fn rendered(value: &impl Serialize, format: Format) -> String {
+    match format {
+        Format::Yaml => serde_yaml::to_string(value).expect("plain data is YAML"),
+        Format::Text | Format::Json => {
+            serde_json::to_string_pretty(value).expect("plain data is JSON") + "\n"
+        }
+    }
+}
+
+/// Prints a text; colours only where somebody sees them.
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who reads has seen enough, as with `| head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Error::output(&e)),
+    }
+}
