@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::error::EXIT_CODES;
 use crate::generate::Choices;
+use crate::{report, results, top, verify};
 
 /// Looks after CrashMonitors: what they do, what a change would do, and whether their results are right.
 #[derive(Parser, Debug)]
@@ -48,6 +49,12 @@ pub enum Command {
         #[arg(long, short, value_enum, default_value_t = Format::Text)]
         output: Format,
     },
+    /// Show it at work: rates, lag, event time and the users with most crashes, live.
+    Top(top::Wanted),
+    /// Print what it has found, as the original monitor printed it.
+    Results(results::Wanted),
+    /// Read the input of a past interval again and compare: a proof that every result is there, once, and right.
+    Verify(verify::Wanted),
     /// What applying a file would do, found out by the API server without doing it.
     Plan {
         /// YAML or JSON with CrashMonitors; `-`: standard input.
@@ -72,6 +79,8 @@ pub enum Command {
         /// The CrashMonitor.
         name: String,
     },
+    /// Write a support bundle: what somebody who helps needs to see, without secrets.
+    Report(report::Wanted),
     /// Write a resource from flags; on a terminal, what is missing is asked for.
     Generate(Box<Choices>),
     /// Print a shell's completions.

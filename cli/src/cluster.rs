@@ -8,10 +8,16 @@ use std::time::Duration;
 
 use crashmonitor_core::status::Status as Answer;
 use crashmonitor_operator::api::CrashMonitor;
-use crashmonitor_operator::manifests::{ADMIN_PORT, selector_text};
+use crashmonitor_operator::manifests::{
+    ADMIN_PORT, INSTANCE, MANAGED_BY, OPERATOR, selector_text, worker_name,
+};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams, ValidationDirective};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, DynamicObject, ListParams, LogParams, Patch, PatchParams, ValidationDirective};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, Status};
 use kube::{Client, Config, ResourceExt};
@@ -30,6 +36,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Workers that are asked at the same time.
 const CONCURRENCY: usize = 16;
+
+/// Events of a namespace that are looked through for a report.
+const EVENTS_MAX: u32 = 2000;
 
 /// A namespace of a cluster.
 pub struct Cluster {
@@ -103,24 +112,18 @@ impl Cluster {
         written.map_err(|e| self.explain(&format!("changing {name}"), Some(name), &e))
     }
 
-    /// What creating an object would store.
-    pub async fn would_create(&self, object: &DynamicObject) -> Result<Outcome, Error> {
-        let params = PostParams { dry_run: true, field_manager: Some(MANAGER.to_owned()) };
-        self.outcome(&object.name_any(), self.raw().create(&params, object).await)
-    }
-
     /// What a JSON merge patch would store.
     pub async fn would_merge(&self, name: &str, patch: &Value) -> Result<Outcome, Error> {
         let params = PatchParams {
             dry_run: true,
             field_manager: Some(MANAGER.to_owned()),
-            field_validation: None,
+            field_validation: Some(ValidationDirective::Strict),
             ..PatchParams::default()
         };
         self.outcome(name, self.raw().patch(name, &params, &Patch::Merge(patch)).await)
     }
 
-    /// What a server-side apply by this manager would store.
+    /// What a server-side apply by this manager would store; it creates what is not there.
     pub async fn would_apply(&self, name: &str, manager: &str, object: &Value) -> Result<Outcome, Error> {
         let params = PatchParams {
             dry_run: true,
@@ -155,7 +158,8 @@ impl Cluster {
         let asked = futures::stream::iter(pods).map(|pod| async move {
             let name = pod.name_any();
             let text = self.from_worker(&name, "/status").await;
-            let answer = text.and_then(|text| serde_json::from_str(&text).map_err(|e| format!("no status: {e}")));
+            let answer =
+                text.and_then(|text| serde_json::from_str(&text).map_err(|e| format!("no status: {e}")));
             (name, answer)
         });
         asked.buffer_unordered(CONCURRENCY).collect().await
@@ -171,6 +175,77 @@ impl Cluster {
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err(format!("no answer within {} s", WORKER_TIMEOUT.as_secs())),
         }
+    }
+
+    /// What the operator made of a resource, by kind: lists, or why they can't be had.
+    pub async fn belongings(&self, name: &str) -> Vec<(&'static str, Result<Value, Error>)> {
+        let labels = format!("{INSTANCE}={name},{MANAGED_BY}={OPERATOR}");
+        vec![
+            ("statefulset", self.list::<StatefulSet>(ListParams::default().labels(&labels)).await),
+            ("configmaps", self.list::<ConfigMap>(ListParams::default().labels(&labels)).await),
+            (
+                "poddisruptionbudget",
+                self.list::<PodDisruptionBudget>(ListParams::default().labels(&labels)).await,
+            ),
+            ("networkpolicy", self.list::<NetworkPolicy>(ListParams::default().labels(&labels)).await),
+        ]
+    }
+
+    /// The events about a resource and what belongs to it.
+    pub async fn events(&self, name: &str) -> Result<Value, Error> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        // The API server can't select by the beginning of a name.
+        let listed = api.list(&ListParams::default().limit(EVENTS_MAX)).await;
+        let mut events = listed.map_err(|e| self.explain("listing events", None, &e))?.items;
+        let worker = worker_name(name);
+        let is_ours = |event: &Event| {
+            event
+                .involved_object
+                .name
+                .as_ref()
+                .is_some_and(|about| about == name || about.starts_with(&worker))
+        };
+        events.retain(is_ours);
+        Ok(serde_json::to_value(events).expect("objects are plain data"))
+    }
+
+    async fn list<K>(&self, params: ListParams) -> Result<Value, Error>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let what = format!("listing {}", K::plural(&()));
+        let listed = api.list(&params).await.map_err(|e| self.explain(&what, None, &e))?;
+        Ok(serde_json::to_value(listed.items).expect("objects are plain data"))
+    }
+
+    /// The pods of the operator, by name.
+    pub async fn operators(&self) -> Result<Vec<String>, Error> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = ListParams::default().labels(&format!("app.kubernetes.io/name={OPERATOR}"));
+        let listed =
+            api.list(&params).await.map_err(|e| self.explain("listing the operator's pods", None, &e))?;
+        Ok(listed.items.iter().map(ResourceExt::name_any).collect())
+    }
+
+    /// The last lines of a pod's log; with `is_previous` of its process before the present one.
+    pub async fn log(&self, pod: &str, lines: i64, is_previous: bool) -> Result<String, String> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = LogParams { previous: is_previous, tail_lines: Some(lines), ..LogParams::default() };
+        api.logs(pod, &params).await.map_err(|error| match error {
+            kube::Error::Api(status) => status.message.clone(),
+            other => chain(&other),
+        })
+    }
+
+    /// The version of Kubernetes.
+    pub async fn version(&self) -> Result<String, Error> {
+        let version = self.client.apiserver_version().await;
+        Ok(version.map_err(|e| self.explain("asking for the version", None, &e))?.git_version)
     }
 
     /// What a failed request means. `name`: the resource that a 404 would be about.

@@ -35,9 +35,10 @@ pub fn step(control: Control, monitor: &CrashMonitor) -> Result<Step, Error> {
     let desired = |state: DesiredState| json!({"spec": {"desiredState": state}});
     Ok(match (control, state) {
         (Control::Suspend, DesiredState::Suspended) => Step::Nothing("is suspended already"),
-        (Control::Suspend, DesiredState::Running) => {
-            Step::Patch(desired(DesiredState::Suspended), "suspended: its workers end, and what was counted is kept")
-        }
+        (Control::Suspend, DesiredState::Running) => Step::Patch(
+            desired(DesiredState::Suspended),
+            "suspended: its workers end, and what was counted is kept",
+        ),
         (Control::Resume, DesiredState::Running) => Step::Nothing("is not suspended"),
         (Control::Resume, DesiredState::Suspended) => {
             Step::Patch(desired(DesiredState::Running), "resumed: its workers go on where they stopped")
@@ -51,7 +52,10 @@ pub fn step(control: Control, monitor: &CrashMonitor) -> Result<Step, Error> {
         (Control::Restart, DesiredState::Running) => {
             // Any other number does; this one is in range after the largest, too.
             let nonce = monitor.spec.restart_nonce.checked_add(1).unwrap_or(0);
-            Step::Patch(json!({"spec": {"restartNonce": nonce}}), "restarts: its workers are replaced one at a time")
+            Step::Patch(
+                json!({"spec": {"restartNonce": nonce}}),
+                "restarts: its workers are replaced one at a time",
+            )
         }
     })
 }
@@ -104,6 +108,9 @@ mod tests {
         assert_eq!(patch(Control::Restart, &json!({"restartNonce": 4})), Some(json!({"restartNonce": 5})));
         let last = json!({"restartNonce": i64::MAX});
         assert_eq!(patch(Control::Restart, &last), Some(json!({"restartNonce": 0})));
-        assert_eq!(step(Control::Restart, &monitor(&json!({"desiredState": "Suspended"}))).unwrap_err().code(), 1);
+        assert_eq!(
+            step(Control::Restart, &monitor(&json!({"desiredState": "Suspended"}))).unwrap_err().code(),
+            1
+        );
     }
 }

@@ -148,7 +148,10 @@ fn ask(choices: &mut Choices, from: &mut impl BufRead, to: &mut impl Write) -> i
 fn resource(choices: &Choices, namespace: Option<String>) -> Result<String, Error> {
     let object = object(choices, namespace)?;
     let refused = |cause: String| {
-        Error::input(format!("this is no CrashMonitor: {cause}"), "docs/resource.md says what each field may be")
+        Error::input(
+            format!("this is no CrashMonitor: {cause}"),
+            "docs/resource.md says what each field may be",
+        )
     };
     let monitor: CrashMonitor = serde_json::from_value(object.clone()).map_err(|e| refused(e.to_string()))?;
     // The image is the operator's, and so is the check.
@@ -160,7 +163,9 @@ fn resource(choices: &Choices, namespace: Option<String>) -> Result<String, Erro
 fn object(choices: &Choices, namespace: Option<String>) -> Result<Value, Error> {
     let needed = |value: &Option<String>, what: &str, flag: &str| {
         let example = "`kubectl crashmonitor generate checkout --brokers kafka:9092 --topic logs`";
-        value.clone().ok_or_else(|| Error::input(format!("{what} is missing"), format!("give {flag}: {example}")))
+        value
+            .clone()
+            .ok_or_else(|| Error::input(format!("{what} is missing"), format!("give {flag}: {example}")))
     };
     let name = needed(&choices.name, "the name", "it")?;
     let brokers = needed(&choices.brokers, "Kafka's address", "--brokers")?;
@@ -241,7 +246,12 @@ mod tests {
 
     fn least() -> Choices {
         let text = |text: &str| Some(text.to_owned());
-        Choices { name: text("checkout"), brokers: text("kafka:9092"), topic: text("logs"), ..Choices::default() }
+        Choices {
+            name: text("checkout"),
+            brokers: text("kafka:9092"),
+            topic: text("logs"),
+            ..Choices::default()
+        }
     }
 
     #[test]

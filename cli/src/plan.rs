@@ -58,7 +58,13 @@ pub struct Fleet {
 }
 
 impl Plan {
-    fn of(before: Option<&CrashMonitor>, after: &CrashMonitor, pods: &[Pod], refused: Vec<String>) -> Plan {
+    /// Puts together what the API server said of a change.
+    pub fn new(
+        before: Option<&CrashMonitor>,
+        after: &CrashMonitor,
+        pods: &[Pod],
+        refused: Vec<String>,
+    ) -> Plan {
         let changes = before.map_or_else(Vec::new, |before| changes(before, after));
         let effect = changes.iter().map(|change| change.effect).max().unwrap_or(Effect::None);
         let fleet = Fleet {
@@ -113,7 +119,10 @@ impl Plan {
         };
         let rows: Vec<_> = self.changes.iter().map(row).collect();
         let table = table(["FIELD", "FROM", "TO", "EFFECT", "NOTE"], &rows);
-        format!("{name}: {fields} would change, effect {effect}\n{refused}\n{table}\nExpected pause: {}\n", self.expected_pause)
+        format!(
+            "{name}: {fields} would change, effect {effect}\n{refused}\n{table}\nExpected pause: {}\n",
+            self.expected_pause
+        )
     }
 }
 
@@ -199,7 +208,10 @@ pub async fn run(file: &Path, format: Format, cluster: &Cluster) -> Result<(), E
 /// The CrashMonitors of a file; what else is in it is no matter of this program.
 fn read(file: &Path) -> Result<Vec<Value>, Error> {
     let unreadable = |cause: String| {
-        Error::input(format!("{}: {cause}", file.display()), "give a file with CrashMonitors, as for `kubectl apply -f`")
+        Error::input(
+            format!("{}: {cause}", file.display()),
+            "give a file with CrashMonitors, as for `kubectl apply -f`",
+        )
     };
     let mut text = String::new();
     match file.to_str() {
@@ -233,13 +245,15 @@ async fn plan(file: Value, cluster: &Cluster) -> Result<Plan, Error> {
         None => cluster.in_namespace(cluster.namespace()),
     };
     object.metadata.namespace = Some(cluster.namespace().to_owned());
-    let typed = |object: &Value| serde_json::from_value::<CrashMonitor>(object.clone()).map_err(|e| unusable(e.to_string()));
+    let typed = |object: &Value| {
+        serde_json::from_value::<CrashMonitor>(object.clone()).map_err(|e| unusable(e.to_string()))
+    };
     let Some(stored) = cluster.stored(&name).await? else {
-        let (after, refused) = match cluster.would_create(&object).await? {
+        let (after, refused) = match cluster.would_apply(&name, MANAGER, &file).await? {
             Outcome::Accepted(after) => (typed(&value(&after))?, Vec::new()),
             Outcome::Refused(reasons) => (typed(&value(&object))?, reasons),
         };
-        return Ok(Plan::of(None, &after, &[], refused));
+        return Ok(Plan::new(None, &after, &[], refused));
     };
     let before = value(&stored);
     let last = stored.annotations().get(patch::LAST_APPLIED);
@@ -260,11 +274,11 @@ async fn plan(file: Value, cluster: &Cluster) -> Result<Plan, Error> {
     // For the pause only: without the right to list pods it is said without figures.
     let pods = cluster.pods(&name).await.unwrap_or_default();
     match typed(&after) {
-        Ok(after) => Ok(Plan::of(Some(&typed(&before)?), &after, &pods, refused)),
+        Ok(after) => Ok(Plan::new(Some(&typed(&before)?), &after, &pods, refused)),
         // So wrong that only the API server's words help.
         Err(_) if !refused.is_empty() => {
             let before = typed(&before)?;
-            Ok(Plan::of(Some(&before), &before, &pods, refused))
+            Ok(Plan::new(Some(&before), &before, &pods, refused))
         }
         Err(error) => Err(error),
     }
@@ -277,7 +291,8 @@ fn value(object: &DynamicObject) -> Value {
 /// Who applies this object on the server's side, if anybody does: what that one removes from its file goes away.
 fn applier(object: &DynamicObject) -> Option<String> {
     let managers = object.managed_fields().iter();
-    let mut appliers = managers.filter(|entry| entry.operation.as_deref() == Some("Apply") && entry.subresource.is_none());
+    let mut appliers =
+        managers.filter(|entry| entry.operation.as_deref() == Some("Apply") && entry.subresource.is_none());
     let manager = appliers.next()?.manager.clone()?;
     (manager != MANAGER).then_some(manager)
 }

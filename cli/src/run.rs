@@ -10,8 +10,9 @@ use std::io::{self, Write};
 use crate::args::{Cli, Command, Format};
 use crate::cluster::Cluster;
 use crate::control::Control;
+use crate::kafka::Kafka;
 use crate::status::View;
-use crate::{Error, control, generate, plan};
+use crate::{Error, control, generate, plan, report, results, top, verify};
 
 /// Does what was asked and prints the answer.
 pub async fn run(cli: Cli) -> Result<(), Error> {
@@ -24,9 +25,19 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         }
         Command::Generate(choices) => generate::run(*choices, cluster.namespace)?,
         Command::Status { name, output } => status(&name, output, &Cluster::new(&cluster).await?).await?,
+        Command::Top(wanted) => return top::run(wanted, Cluster::new(&cluster).await?).await,
+        Command::Results(wanted) => {
+            let monitor = Cluster::new(&cluster).await?.monitor(&wanted.name).await?;
+            return results::run(&wanted, &Kafka::new(&monitor, &wanted.kafka)?);
+        }
+        Command::Verify(wanted) => {
+            let monitor = Cluster::new(&cluster).await?.monitor(&wanted.name).await?;
+            return verify::run(&wanted, &monitor, &Kafka::new(&monitor, &wanted.kafka)?);
+        }
         Command::Plan { filename, output } => {
             return plan::run(&filename, output, &Cluster::new(&cluster).await?).await;
         }
+        Command::Report(wanted) => report::run(&wanted, &Cluster::new(&cluster).await?).await?,
         Command::Suspend { name } => {
             control::run(Control::Suspend, &name, &Cluster::new(&cluster).await?).await?
         }

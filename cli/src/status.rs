@@ -179,7 +179,8 @@ impl View {
     fn workers(&self) -> String {
         let row = |worker: &crashmonitor_operator::api::status::Worker| {
             let recoveries = worker.recoveries.iter().map(|(how, number)| format!("{how} {number}"));
-            let version = self.workers.get(&worker.name).map_or("-".to_owned(), |answer| answer.version.clone());
+            let version =
+                self.workers.get(&worker.name).map_or("-".to_owned(), |answer| answer.version.clone());
             let silent = self.silent.get(&worker.name).map(|reason| format!("can't be asked: {reason}"));
             [
                 worker.name.clone(),
@@ -269,7 +270,8 @@ fn list(items: Vec<String>) -> String {
     if items.is_empty() { "-".to_owned() } else { items.join(", ") }
 }
 
-fn input_state(state: InputState) -> &'static str {
+/// What a scanner does, in a word.
+pub(crate) fn input_state(state: InputState) -> &'static str {
     match state {
         InputState::Running => "reads",
         InputState::Idle => "idle",
