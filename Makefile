@@ -28,6 +28,10 @@ deps: ## Install what building and testing need (Debian, as root), and fetch Kaf
 build: ## Build the worker and the load generator (release)
 	cargo build --release -p crashmonitor-worker -p crashmonitor-bench
 
+.PHONY: install-cli
+install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.cargo/bin, for `kubectl crashmonitor`
+	cargo install --locked --path cli
+
 .PHONY: test
 test: deps lint ## Run everything that a change must pass, but for a cluster: format, lints, all tests on a real Kafka and Redis
 	cargo build --workspace --all-targets

@@ -141,6 +141,12 @@ impl Cluster {
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
                 Ok(Outcome::Refused(reasons(&status)))
             }
+            // An unknown field, for which a server-side apply has no better code.
+            Err(kube::Error::Api(status))
+                if status.message.contains("failed to create typed patch object") =>
+            {
+                Ok(Outcome::Refused(vec![status.message.clone()]))
+            }
             Err(error) => Err(self.explain(&format!("a dry run for {name}"), None, &error)),
         }
     }
@@ -155,8 +161,8 @@ impl Cluster {
 
     /// What each worker says of itself, through the API server's proxy.
     pub async fn answers(&self, pods: &[Pod]) -> Answers {
-        let asked = futures::stream::iter(pods).map(|pod| async move {
-            let name = pod.name_any();
+        let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
+        let asked = futures::stream::iter(names).map(|name| async move {
             let text = self.from_worker(&name, "/status").await;
             let answer =
                 text.and_then(|text| serde_json::from_str(&text).map_err(|e| format!("no status: {e}")));

@@ -4,7 +4,7 @@
 //! The settings of clients are the worker's. Must never join a group, commit, or wait for longer than [`SILENCE`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -18,6 +18,7 @@ use crashmonitor_worker::kafka::topics::{Observer, Watermarks};
 use crashmonitor_worker::kafka::{self, Health, Reachability};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
+use serde::de::DeserializeOwned;
 
 use crate::Error;
 
@@ -40,43 +41,62 @@ pub struct Access {
     pub file: Option<PathBuf>,
 }
 
+/// Which monitor, as far as Kafka goes.
+pub enum Source {
+    /// A resource.
+    Resource(Box<CrashMonitor>),
+    /// The configuration of workers that run by hand.
+    File(Box<raw::Config>),
+}
+
+impl Source {
+    /// Reads a worker's configuration.
+    pub fn read(file: &Path) -> Result<Source, Error> {
+        let raw = yaml(file, "--config", "give a worker's configuration, as in docs/configuration.md")?;
+        Ok(Source::File(Box::new(raw)))
+    }
+
+    /// The resource, if there is one.
+    pub fn resource(&self) -> Option<&CrashMonitor> {
+        match self {
+            Source::Resource(monitor) => Some(monitor),
+            Source::File(_) => None,
+        }
+    }
+}
+
 /// The configuration of the monitor's workers, but with Kafka as it is reached from here.
-pub fn config(monitor: &CrashMonitor, access: &Access) -> Result<Config, Error> {
-    // The image is the operator's business, and nothing is started here.
-    let defaults = Defaults { worker_image: Some("image".to_owned()), operator_namespace: String::new() };
-    let fix = "correct the resource; `kubectl crashmonitor status` says what the operator thinks of it";
-    let checked = validate(monitor, &defaults)
-        .map_err(|e| Error::failed(format!("the resource can't be used: {e}"), fix))?;
-    let mut raw = checked.config;
-    raw.kafka = match &access.file {
-        Some(file) => read(file)?,
-        None => as_in_pods(&raw.kafka, monitor)?,
+fn config(source: &Source, access: &Access) -> Result<Config, Error> {
+    let mut raw = match source {
+        Source::Resource(monitor) => of_resource(monitor, access.file.is_some())?,
+        Source::File(raw) => (**raw).clone(),
     };
+    if let Some(file) = &access.file {
+        let next = "give the section `kafka` as in docs/configuration.md, such as {bootstrapServers: \"kafka:9092\"}";
+        raw.kafka = yaml(file, "--kafka", next)?;
+    }
     if let Some(brokers) = &access.brokers {
         raw.kafka.bootstrap_servers.clone_from(brokers);
     }
-    Config::from_raw(&raw)
-        .map_err(|e| Error::input(format!("Kafka: {e}"), "docs/configuration.md has each key"))
+    Config::from_raw(&raw).map_err(|e| Error::input(e.to_string(), "docs/configuration.md has each key"))
 }
 
-fn read(file: &PathBuf) -> Result<raw::Kafka, Error> {
-    let failed = |cause: String| {
-        Error::input(
-            format!("--kafka {}: {cause}", file.display()),
-            "give the section `kafka` as in docs/configuration.md, such as {bootstrapServers: \"kafka:9092\"}",
-        )
-    };
+/// A file that a flag names.
+fn yaml<T: DeserializeOwned>(file: &Path, flag: &str, next: &str) -> Result<T, Error> {
+    let failed = |cause: String| Error::input(format!("{flag} {}: {cause}", file.display()), next);
     let text = std::fs::read_to_string(file).map_err(|e| failed(e.to_string()))?;
     serde_yaml::from_str(&text).map_err(|e| failed(e.to_string()))
 }
 
 /// What the pods have serves here too, unless it lies in Secrets: those are not read.
-fn as_in_pods(kafka: &raw::Kafka, monitor: &CrashMonitor) -> Result<raw::Kafka, Error> {
-    let has_files = kafka.tls.as_ref().is_some_and(|tls| {
-        !tls.ca_files.is_empty() || tls.certificate_file.is_some() || tls.key_file.is_some()
-    });
-    if !has_files && kafka.authentication.is_none() {
-        return Ok(kafka.clone());
+fn of_resource(monitor: &CrashMonitor, has_own_kafka: bool) -> Result<raw::Config, Error> {
+    // The image is the operator's business, and nothing is started here.
+    let defaults = Defaults { worker_image: Some("image".to_owned()), operator_namespace: String::new() };
+    let fix = "correct the resource; `kubectl crashmonitor status` says what the operator thinks of it";
+    let checked = validate(monitor, &defaults)
+        .map_err(|e| Error::failed(format!("the resource can't be used: {e}"), fix))?;
+    if has_own_kafka || checked.secrets.iter().all(|mount| !mount.volume.starts_with("kafka-")) {
+        return Ok(checked.config);
     }
     let brokers = &monitor.spec.kafka.bootstrap_servers;
     Err(Error::input(
@@ -108,8 +128,8 @@ pub enum Next {
 
 impl Kafka {
     /// Reads files and secrets, and builds clients. Nothing is connected yet.
-    pub fn new(monitor: &CrashMonitor, access: &Access) -> Result<Kafka, Error> {
-        let config = config(monitor, access)?;
+    pub fn new(source: &Source, access: &Access) -> Result<Kafka, Error> {
+        let config = config(source, access)?;
         let health = Health::new();
         let clients = Clients::new(&config, "kubectl-crashmonitor", &health);
         let wrong = |e: kafka::client::Error| Error::input(e.to_string(), "correct --kafka's file");

@@ -159,9 +159,8 @@ fn start(pod: &Pod) -> Option<SignedDuration> {
 /// What is not counted meanwhile, and for how long.
 pub fn pause(effect: Effect, fleet: Fleet) -> String {
     let Fleet { before, after, start } = fleet;
-    let one = start.map(text::span);
-    let about = one.as_ref().map_or("until the new one is ready".to_owned(), |one| {
-        format!("about {one}, as long as the start of a present worker took")
+    let about = start.map_or("until the new one is ready".to_owned(), |start| {
+        format!("about {}, as long as a present worker took to start", text::span(start))
     });
     match effect {
         Effect::None => "none".to_owned(),
@@ -174,12 +173,13 @@ pub fn pause(effect: Effect, fleet: Fleet) -> String {
         }
         Effect::Rolling if before == 1 => format!("of all partitions, {about}; then the lag is read"),
         Effect::Rolling => {
-            let all = start.and_then(|start| start.checked_mul(before)).map_or(String::new(), |all| {
-                format!(", some {} in all", text::span(all))
+            let all = start.and_then(|start| Some((start, start.checked_mul(before)?)));
+            let all = all.map_or(String::new(), |(one, all)| {
+                format!(", which takes about {} each and {} in all", text::span(one), text::span(all))
             });
             format!(
-                "of no partition for long: {before} workers are replaced one at a time ({about}, each{all}), and the \
-                 others read its partitions"
+                "of no partition for long: {before} workers are replaced one at a time{all}; the others read its \
+                 partitions meanwhile"
             )
         }
     }

@@ -4,6 +4,7 @@
 //! could take for a result and is none, nor let a record's text steer the terminal.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::PathBuf;
 
 use clap::Args;
 use crashmonitor_bench::oracle::{Alert, parse_alert};
@@ -21,7 +22,11 @@ use crate::when::When;
 #[derive(Args, Debug)]
 pub struct Wanted {
     /// The CrashMonitor.
-    pub name: String,
+    #[arg(required_unless_present = "config")]
+    pub name: Option<String>,
+    /// The configuration of workers that run by hand, in place of a CrashMonitor.
+    #[arg(long, value_name = "FILE", conflicts_with = "name")]
+    pub config: Option<PathBuf>,
     /// Go on with those that come, until Ctrl-C.
     #[arg(long, short)]
     pub follow: bool,

@@ -6,11 +6,12 @@ use clap::CommandFactory;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
-use crate::args::{Cli, Command, Format};
+use crate::args::{self, Cli, Command, Format};
 use crate::cluster::Cluster;
 use crate::control::Control;
-use crate::kafka::Kafka;
+use crate::kafka::{Kafka, Source};
 use crate::status::View;
 use crate::{Error, control, generate, plan, report, results, top, verify};
 
@@ -27,12 +28,12 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::Status { name, output } => status(&name, output, &Cluster::new(&cluster).await?).await?,
         Command::Top(wanted) => return top::run(wanted, Cluster::new(&cluster).await?).await,
         Command::Results(wanted) => {
-            let monitor = Cluster::new(&cluster).await?.monitor(&wanted.name).await?;
-            return results::run(&wanted, &Kafka::new(&monitor, &wanted.kafka)?);
+            let source = source(wanted.name.as_ref(), wanted.config.as_ref(), &cluster).await?;
+            return results::run(&wanted, &Kafka::new(&source, &wanted.kafka)?);
         }
         Command::Verify(wanted) => {
-            let monitor = Cluster::new(&cluster).await?.monitor(&wanted.name).await?;
-            return verify::run(&wanted, &monitor, &Kafka::new(&monitor, &wanted.kafka)?);
+            let source = source(wanted.name.as_ref(), wanted.config.as_ref(), &cluster).await?;
+            return verify::run(&wanted, source.resource(), &Kafka::new(&source, &wanted.kafka)?);
         }
         Command::Plan { filename, output } => {
             return plan::run(&filename, output, &Cluster::new(&cluster).await?).await;
@@ -49,6 +50,22 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         }
     };
     print(&text)
+}
+
+/// The monitor that is meant: the command line has a file or a name.
+async fn source(
+    name: Option<&String>,
+    file: Option<&PathBuf>,
+    cluster: &args::Cluster,
+) -> Result<Source, Error> {
+    match (file, name) {
+        (Some(file), _) => Source::read(file),
+        (None, Some(name)) => {
+            let monitor = Cluster::new(cluster).await?.monitor(name).await?;
+            Ok(Source::Resource(Box::new(monitor)))
+        }
+        (None, None) => Err(Error::input("no monitor is named", "give its name, or --config")),
+    }
 }
 
 async fn status(name: &str, output: Format, cluster: &Cluster) -> Result<String, Error> {

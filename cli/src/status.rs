@@ -137,10 +137,12 @@ impl View {
 
     fn worker_count(&self) -> String {
         let spec = &self.monitor.spec;
-        let ready = things_of(self.status.ready_replicas, "worker");
+        let ready = self.status.ready_replicas;
         let wanted = match spec.desired_state {
-            DesiredState::Running => format!("of {}", spec.replicas),
-            DesiredState::Suspended => format!("of 0 (suspended; {} when it is resumed)", spec.replicas),
+            DesiredState::Running => format!("{} are ready", spec.replicas),
+            DesiredState::Suspended => {
+                format!("0 are ready: suspended, {} when it is resumed", spec.replicas)
+            }
         };
         let image = self.status.image.as_ref().map_or(String::new(), |image| format!(", {image}"));
         let updated = self.status.updated_replicas;
@@ -148,7 +150,7 @@ impl View {
             true => format!(", {updated} with the present settings"),
             false => String::new(),
         };
-        format!("{ready} ready {wanted}{changing}{image}")
+        format!("{ready} of {wanted}{changing}{image}")
     }
 
     fn event_time(&self) -> String {
@@ -171,7 +173,7 @@ impl View {
             (Some(_), None) => "none yet".to_owned(),
             (Some(_), Some(last)) => {
                 let ago = since(last.last_time.0.as_millisecond(), self.observed_at);
-                format!("every partition's is {ago} old or younger")
+                format!("the oldest snapshot of a partition is {ago} old")
             }
         }
     }
@@ -189,7 +191,7 @@ impl View {
                 worker.input_partitions.to_string(),
                 worker.repartition_partitions.to_string(),
                 list(recoveries.collect()),
-                worker.message.clone().or(silent).unwrap_or_else(|| "-".to_owned()),
+                list(worker.message.clone().into_iter().chain(silent).collect()),
             ]
         };
         let rows: Vec<_> = self.status.workers.iter().map(row).collect();

@@ -20,7 +20,7 @@ use rdkafka::Message;
 
 use crate::Error;
 use crate::cluster::{Answers, Cluster};
-use crate::kafka::{Access, Kafka};
+use crate::kafka::{Access, Kafka, Source};
 use screen::State;
 
 pub mod screen;
@@ -103,7 +103,7 @@ async fn look(cluster: Cluster, name: String, news: Sender<News>) {
 /// Follows the results.
 fn read(monitor: &CrashMonitor, access: &Access, news: &Sender<News>, ending: &AtomicBool) {
     let read = || -> Result<(), Error> {
-        let kafka = Kafka::new(monitor, access)?;
+        let kafka = Kafka::new(&Source::Resource(Box::new(monitor.clone())), access)?;
         let topic = kafka.config.output.topic.as_str();
         let ends = kafka.ends(topic)?;
         let since_ms = Timestamp::now().as_millisecond() - RECENT_MS;

@@ -6,6 +6,7 @@
 //! Must never call something right that it could not read in full.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use clap::Args;
 use crashmonitor_bench::oracle::{Alert, Finding, Oracle, Query, Report, compare, parse_alert};
@@ -34,7 +35,11 @@ const UNREADABLE_MAX: usize = 5;
 #[derive(Args, Debug)]
 pub struct Wanted {
     /// The CrashMonitor.
-    pub name: String,
+    #[arg(required_unless_present = "config")]
+    pub name: Option<String>,
+    /// The configuration of workers that run by hand, in place of a CrashMonitor.
+    #[arg(long, value_name = "FILE", conflicts_with = "name")]
+    pub config: Option<PathBuf>,
     /// Windows from here on: a time, or a span before --to.
     #[arg(long, value_name = "WHEN", default_value = "1h")]
     pub from: When,
@@ -96,7 +101,21 @@ impl Interval {
     }
 }
 
-/// What was read and what came of it.
+/// What was read.
+pub struct Seen {
+    /// The input.
+    pub oracle: Oracle,
+    /// Records of it that came too late to count.
+    pub late: usize,
+    /// Records of it that were too far ahead of the clock.
+    pub future: usize,
+    /// The output.
+    pub alerts: Vec<Alert>,
+    /// What of it is no result.
+    pub unreadable_results: Vec<String>,
+}
+
+/// What came of it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
@@ -105,6 +124,10 @@ pub struct Verdict {
     #[serde(flatten)]
     interval: Interval,
     windows: i64,
+    #[serde(skip)]
+    window_ms: i64,
+    input_topic: String,
+    output_topic: String,
     records_read: u64,
     crashes: u64,
     excluded_as_late: usize,
@@ -119,7 +142,7 @@ pub struct Verdict {
 }
 
 /// Verifies, prints, and fails if there is a difference.
-pub fn run(wanted: &Wanted, monitor: &CrashMonitor, kafka: &Kafka) -> Result<(), Error> {
+pub fn run(wanted: &Wanted, monitor: Option<&CrashMonitor>, kafka: &Kafka) -> Result<(), Error> {
     let config = &kafka.config;
     let window_ms = millis(config.window.size);
     let now_ms = Timestamp::now().as_millisecond();
@@ -141,30 +164,14 @@ pub fn run(wanted: &Wanted, monitor: &CrashMonitor, kafka: &Kafka) -> Result<(),
         }
     })?;
     let (alerts, unreadable_results) = results(kafka, since_ms, interval)?;
-    let mut expected = oracle.results();
-    expected.retain(|(start_ms, _), _| interval.has(*start_ms));
-    let report = compare(&expected, &alerts);
-    let is_right = report.is_right() && unreadable_results.is_empty();
-    let verdict = Verdict {
-        name: monitor.name_any(),
-        namespace: monitor.namespace().unwrap_or_default(),
-        interval,
-        windows: (interval.to_ms - interval.from_ms) / window_ms,
-        records_read: oracle.tally().records + (late.len() + future.len()) as u64,
-        crashes: oracle.tally().matched,
-        excluded_as_late: late.len(),
-        excluded_as_future: future.len(),
-        results_read: alerts.len(),
-        unreadable_results,
-        hints: if is_right { Vec::new() } else { hints(monitor, interval) },
-        report,
-        is_right,
-    };
+    let (late, future) = (late.len(), future.len());
+    let seen = Seen { oracle, late, future, alerts, unreadable_results };
+    let verdict = Verdict::new(config, interval, seen, monitor);
     crate::run::print(&match wanted.output {
-        Format::Text => verdict.text(config),
+        Format::Text => verdict.text(),
         other => crate::run::rendered(&verdict, other),
     })?;
-    if is_right {
+    if verdict.is_right {
         return Ok(());
     }
     Err(Error::no(
@@ -332,8 +339,40 @@ fn hints(monitor: &CrashMonitor, interval: Interval) -> Vec<String> {
 }
 
 impl Verdict {
+    /// Compares.
+    pub fn new(config: &Config, interval: Interval, seen: Seen, monitor: Option<&CrashMonitor>) -> Verdict {
+        let window_ms = millis(config.window.size);
+        let Seen { oracle, late, future, alerts, unreadable_results } = seen;
+        let mut expected = oracle.results();
+        expected.retain(|(start_ms, _), _| interval.has(*start_ms));
+        let report = compare(&expected, &alerts);
+        let is_right = report.is_right() && unreadable_results.is_empty();
+        Verdict {
+            name: config.monitor.name.clone(),
+            namespace: config.monitor.namespace.clone(),
+            interval,
+            windows: (interval.to_ms - interval.from_ms) / window_ms,
+            window_ms,
+            input_topic: config.input.topic.to_string(),
+            output_topic: config.output.topic.to_string(),
+            records_read: oracle.tally().records + (late + future) as u64,
+            crashes: oracle.tally().matched,
+            excluded_as_late: late,
+            excluded_as_future: future,
+            results_read: alerts.len(),
+            unreadable_results,
+            hints: if is_right {
+                Vec::new()
+            } else {
+                monitor.map_or_else(Vec::new, |monitor| hints(monitor, interval))
+            },
+            report,
+            is_right,
+        }
+    }
+
     /// The text for people.
-    pub fn text(&self, config: &Config) -> String {
+    pub fn text(&self) -> String {
         let Verdict { report, interval, .. } = self;
         let name = styled(STRONG, &format!("{}/{}", self.namespace, self.name));
         let (from, to) = (time(interval.from_ms), time(interval.to_ms));
@@ -348,8 +387,8 @@ impl Verdict {
                 left_out += &format!(", {} {why}", grouped(number as u64));
             }
         }
-        let input = format!("{} records of {}{left_out}", grouped(self.records_read), config.input.topic);
-        let output = format!("{} records of {}", grouped(self.results_read as u64), config.output.topic);
+        let input = format!("{} records of {}{left_out}", grouped(self.records_read), self.input_topic);
+        let output = format!("{} records of {}", grouped(self.results_read as u64), self.output_topic);
         let users = format!("{} users in {windows} right", grouped(report.right));
         for (name, value) in [("Input", input), ("Output", output), ("Results", users)] {
             text += &format!("{name:<12}{value}\n");
@@ -361,7 +400,7 @@ impl Verdict {
             ("doubled", &report.doubled),
         ];
         for (class, findings) in classes {
-            text += &listed(class, findings, millis(config.window.size));
+            text += &listed(class, findings, self.window_ms);
         }
         for line in self.unreadable_results.iter().take(UNREADABLE_MAX) {
             text += &format!("unreadable  {line}\n");

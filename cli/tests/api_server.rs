@@ -21,11 +21,11 @@ const MANAGER: &str = "crashmonitor-tests";
 /// A namespace of a real API server, with the definition installed.
 struct World {
     client: Client,
-    namespace: &'static str,
+    namespace: String,
 }
 
 impl World {
-    async fn new(namespace: &'static str) -> Option<World> {
+    async fn new(prefix: &str) -> Option<World> {
         if std::env::var_os("KUBECONFIG").is_none() {
             eprintln!("KUBECONFIG is not set: nothing was tested");
             return None;
@@ -35,14 +35,16 @@ impl World {
         let (crd, params) = (schema::crd(), PatchParams::apply(MANAGER).force());
         api.patch(&crd.name_any(), &params, &Patch::Apply(&crd)).await.unwrap();
         await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.unwrap();
+        // The one of an earlier run may still be on its way out.
+        let namespace = format!("{prefix}-{}", std::process::id());
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         let api: Api<Namespace> = Api::all(client.clone());
-        api.patch(namespace, &params, &Patch::Apply(&object)).await.unwrap();
+        api.patch(&namespace, &params, &Patch::Apply(&object)).await.unwrap();
         Some(World { client, namespace })
     }
 
     fn monitors(&self) -> Api<CrashMonitor> {
-        Api::namespaced(self.client.clone(), self.namespace)
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Applies `checkout` as `kubectl apply --server-side` does.
@@ -58,7 +60,7 @@ impl World {
     /// Runs the command, with this text at its standard input.
     fn run(&self, arguments: &[&str], input: &str) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-crashmonitor"));
-        command.args(arguments).args(["--namespace", self.namespace]);
+        command.args(arguments).args(["--namespace", &self.namespace]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // Who does not read it has ended already.
@@ -68,7 +70,7 @@ impl World {
 
     async fn end(self) {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        api.delete(self.namespace, &DeleteParams::default()).await.unwrap();
+        api.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
     }
 }
 
@@ -130,8 +132,8 @@ async fn a_status_that_was_written_is_shown() {
     let Some(world) = World::new("crashmonitor-cli-status").await else { return };
     let said = world.run(&["status", "checkout"], "");
     assert_eq!(said.code, 1);
-    let absent = "error: there is no CrashMonitor checkout in namespace crashmonitor-cli-status\nnext:";
-    assert!(said.error.starts_with(absent), "{said:?}");
+    let absent = format!("error: there is no CrashMonitor checkout in namespace {}\nnext:", world.namespace);
+    assert!(said.error.starts_with(&absent), "{said:?}");
 
     world.apply(&spec()).await;
     let said = world.run(&["status", "checkout"], "");
@@ -152,7 +154,8 @@ async fn a_status_that_was_written_is_shown() {
     world.monitors().patch_status("checkout", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
     let said = world.run(&["status", "checkout"], "");
     assert_eq!((said.code, said.error.as_str()), (0, ""));
-    for part in ["crashmonitor-cli-status/checkout: WorkersNotReady", "lag 1,200", "checkout-worker-0  yes"] {
+    let heading = format!("{}/checkout: WorkersNotReady", world.namespace);
+    for part in [heading.as_str(), "lag 1,200", "checkout-worker-0  yes"] {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
     // No terminal, no colours.

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anstream::adapter::strip_str;
 use clap::CommandFactory;
+use crashmonitor_bench::oracle::{Alert, Mode, Oracle, Query};
 use crashmonitor_cli::args::Cli;
 use crashmonitor_cli::cluster::Answers;
 use crashmonitor_cli::plan::changes::Effect;
 use crashmonitor_cli::plan::{Fleet, Plan, pause};
 use crashmonitor_cli::status::View;
+use crashmonitor_cli::verify::{Interval, Seen, Verdict};
+use crashmonitor_core::config::Config;
 use crashmonitor_core::status::Status as Answer;
 use crashmonitor_operator::api::CrashMonitor;
 use jiff::SignedDuration;
@@ -153,7 +156,7 @@ fn a_pause_is_said_as_far_as_it_is_known() {
         (Effect::Rolling, fleet(0, 0, None), "none: no worker runs"),
         (Effect::Rolling, fleet(1, 1, start), "of all partitions, about 4s"),
         (Effect::Rolling, fleet(1, 1, None), "until the new one is ready"),
-        (Effect::Rolling, fleet(3, 3, start), "some 12s in all"),
+        (Effect::Rolling, fleet(3, 3, start), "4s each and 12s in all"),
         (Effect::Rescale, fleet(2, 0, start), "until it is resumed"),
         (Effect::StateReset, fleet(2, 2, start), "nothing changes"),
     ];
@@ -161,6 +164,45 @@ fn a_pause_is_said_as_far_as_it_is_known() {
         let said = pause(effect, fleet);
         assert!(said.contains(part), "{effect} {fleet:?}: {said}");
     }
+}
+
+const START_MS: i64 = 1_768_142_560_000;
+
+/// Half a minute in which ann and bob crash, and of which the output says this.
+fn verdict(counts: &[(&str, u64)]) -> String {
+    let mut oracle = Oracle::new(Query::default());
+    let users = ["ann", "bob", "ann", "ann", "eve", "bob", "bob", "bob"];
+    for (offset, user) in (0..).zip(users) {
+        let record = json!({
+            "timestamp": START_MS + 10_000 + offset, "severity": "High", "user_id": user, "content": "crash",
+        });
+        oracle.add(0, offset, Some(record.to_string().as_bytes()));
+    }
+    let start_ms = START_MS + 10_000;
+    let alert = |&(user, count): &(&str, u64)| Alert {
+        start_ms,
+        end_ms: start_ms + 10_000,
+        user_id: user.to_owned(),
+        count,
+        mode: Mode::Update,
+    };
+    let alerts = counts.iter().map(alert).collect();
+    let seen = Seen { oracle, late: 2, future: 0, alerts, unreadable_results: Vec::new() };
+    let interval = Interval { from_ms: START_MS, to_ms: START_MS + 30_000 };
+    let config = "monitor: {namespace: shop, name: checkout, uid: u}\nkafka: {bootstrapServers: 'k:1'}\n\
+                  input: {topic: logs}";
+    let monitor = fixture("checkout.yaml");
+    Verdict::new(&Config::parse(config).unwrap(), interval, seen, Some(&monitor)).text()
+}
+
+#[test]
+fn right_results_are_called_right() {
+    hold("verify.txt", &verdict(&[("ann", 3), ("bob", 3), ("bob", 4)]));
+}
+
+#[test]
+fn wrong_results_are_listed() {
+    hold("verify-different.txt", &verdict(&[("ann", 3), ("ann", 3), ("eve", 9)]));
 }
 
 #[test]
