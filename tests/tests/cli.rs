@@ -23,7 +23,7 @@ struct Said {
 
 /// Runs a command about this monitor.
 fn cli(monitor: &Monitor<'_>, dir: &Dir, arguments: &[&str]) -> Said {
-    let config = dir.write("worker.yaml", &monitor.config("127.0.0.1:0".parse().unwrap()));
+    let config = dir.write("worker.yaml", monitor.config("127.0.0.1:0".parse().unwrap()));
     let mut command = Command::new(binary("kubectl-crashmonitor", "CRASHMONITOR_CLI"));
     command.args(arguments).arg("--config").arg(config);
     let output = command.output().unwrap();
@@ -89,7 +89,7 @@ fn results_are_shown_and_verified() {
         })
         .to_string()
     };
-    let records: Vec<NewRecord> = ["ann", "eve"].map(|user| NewRecord::new(&forged(user)).to(0)).into();
+    let records: Vec<NewRecord> = ["ann", "eve"].map(|user| NewRecord::new(forged(user)).to(0)).into();
     monitor.topics().produce(monitor.output(), &records);
     let wrong =
         cli(&monitor, &dir, &["verify", "--from", "1970-01-01T00:00:00Z", "--to", "1970-01-01T00:01:40Z"]);
