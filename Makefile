@@ -33,6 +33,10 @@ build: ## Build the worker and the load generator (release)
 	@! grep -q CRASHMONITOR_FAILPOINT $(CARGO_TARGET_DIR)/release/crashmonitor-worker || \
 	    { echo "the worker was built with fail points"; exit 1; }
 
+.PHONY: install-cli
+install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.cargo/bin, for `kubectl crashmonitor`
+	cargo install --locked --path cli
+
 .PHONY: test
 test: deps lint ## Run everything that a change must pass: format, lints, and all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets

@@ -3,7 +3,6 @@
 //! Responsible for the query that both answer and for the names of its topics. Must never start a service or a worker.
 
 pub mod load;
-pub mod text;
 pub mod view;
 
 /// The topic that the load is written to.

@@ -407,3 +407,20 @@ fn every_test_that_a_page_names_is_there() {
     }
     assert!(count > 50, "the pages name {count} tests");
 }
+
+/// What a page shows of a program is what a test of that program saw: `<!-- path -->` above a block names the file.
+#[test]
+fn output_in_pages_is_what_programs_print() {
+    let mut count = 0;
+    for name in pages() {
+        let text = page(&name);
+        for part in text.split("<!-- cli/tests/golden/").skip(1) {
+            let (file, rest) = part.split_once(" -->\n").unwrap_or_else(|| panic!("{name}: {part}"));
+            let shown = blocks(rest, "text");
+            assert!(rest.starts_with("```text\n"), "{name}: no block below {file}");
+            assert_eq!(shown[0], page(&format!("cli/tests/golden/{file}")), "{name}: {file}");
+            count += 1;
+        }
+    }
+    assert!(count >= 7, "the pages show {count} outputs");
+}

@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 pub mod batch;
 pub mod client;
 pub mod group;
+pub mod log;
 pub mod topics;
 pub mod transactions;
 

@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Serialize;
+
 use super::{Alert, Counts, Mode};
 
 /// How many findings of a class the text of a report shows.
 const SHOWN_MAX: usize = 5;
 
 /// One (interval, user) that is not right.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Start of the interval in epoch milliseconds.
     pub start_ms: i64,
@@ -24,7 +26,7 @@ pub struct Finding {
 }
 
 /// How a monitor did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// (interval, user) pairs whose result is there, once, with the right count.
     pub right: u64,

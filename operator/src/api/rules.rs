@@ -63,27 +63,36 @@ fn rule(path: &'static str, rule: &str, message: &str) -> Rule {
     Rule { path, rule: rule.to_string(), message: message.to_string() }
 }
 
-/// What a running monitor can't survive a change of: the worker would stop, or count twice.
+/// What a running monitor can't survive a change of (the worker would stop, or count twice), and why.
+const IMMUTABLE: [(&str, &str); 6] = [
+    ("spec.input.topic", "the position in the log belongs to the topic"),
+    (CONSUMER_GROUP, "the position in the log belongs to the group"),
+    ("spec.window.size", "windows that are being counted have the old size"),
+    ("spec.output.mode", "what was written already depends on it"),
+    ("spec.repartition.partitions", "it decides which partition counts a user"),
+    ("spec.repartition.replicationFactor", "the internal topic is there already"),
+];
+
+/// The only one that may be absent: to add or to remove it is a change too.
+const CONSUMER_GROUP: &str = "spec.input.consumerGroup";
+
+/// Why a field, given by its path such as `spec.window.size`, can't be changed; `None`: it can.
+pub fn why_immutable(path: &str) -> Option<&'static str> {
+    IMMUTABLE.iter().find(|(field, _)| *field == path).map(|(_, why)| *why)
+}
+
 fn immutable() -> Vec<Rule> {
-    let unchanged = |path, why: &str| {
+    let unchanged = |&(path, why): &(&'static str, &str)| {
         let name = path_in_spec(path);
         let message = format!("{name} can't be changed: {why}. Create another CrashMonitor instead");
+        if path == CONSUMER_GROUP {
+            let same = "has(self.consumerGroup) == has(oldSelf.consumerGroup) \
+                        && (!has(self.consumerGroup) || self.consumerGroup == oldSelf.consumerGroup)";
+            return rule("spec.input", same, &message);
+        }
         rule(path, "self == oldSelf", &message)
     };
-    vec![
-        unchanged("spec.input.topic", "the position in the log belongs to the topic"),
-        rule(
-            "spec.input",
-            "has(self.consumerGroup) == has(oldSelf.consumerGroup) \
-             && (!has(self.consumerGroup) || self.consumerGroup == oldSelf.consumerGroup)",
-            "input.consumerGroup can't be changed: the position in the log belongs to the group. Create another \
-             CrashMonitor instead",
-        ),
-        unchanged("spec.window.size", "windows that are being counted have the old size"),
-        unchanged("spec.output.mode", "what was written already depends on it"),
-        unchanged("spec.repartition.partitions", "it decides which partition counts a user"),
-        unchanged("spec.repartition.replicationFactor", "the internal topic is there already"),
-    ]
+    IMMUTABLE.iter().map(unchanged).collect()
 }
 
 fn path_in_spec(path: &str) -> &str {

@@ -34,6 +34,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
 use crashmonitor_core::config::{Authentication, Config, GroupName, Kafka, KafkaTls, Mechanism, TopicName};
 
 use super::group::{GroupConsumer, GroupContext};
+use super::log::LogReader;
 use super::topics::{Admin, Observer, ObserverContext};
 use super::{Cause, Health};
 use crate::fetch::settings::{Settings, Unsupported};
@@ -312,6 +313,24 @@ impl Clients {
         Ok(Observer::new(self.create(&self.observer_config(group)?, context)?, &self.health))
     }
 
+    /// A reader of whole topics, for a person.
+    pub fn log_reader(&self) -> Result<LogReader, Error> {
+        let mut config = self.base("reader")?;
+        config.set("fetch.queue.backoff.ms", "1");
+        config.set("queued.max.messages.kbytes", "32768");
+        self.with_persons_settings(&mut config);
+        // librdkafka wants the name of a group; nobody hears of it.
+        config.set("group.id", &self.instance);
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("auto.offset.reset", "error");
+        config.set("isolation.level", "read_committed");
+        config.set("enable.partition.eof", "true");
+        config.set("allow.auto.create.topics", "false");
+        let context = ObserverContext::new(Reporter::new("reader", &self.health));
+        Ok(LogReader::new(self.create(&config, context)?))
+    }
+
     fn producer_events(&self, role: &'static str) -> ProducerEvents {
         ProducerEvents { reporter: Reporter::new(role, &self.health), deliveries: Mutex::default() }
     }
@@ -479,6 +498,7 @@ mod tests {
         clients.transactional_producer().unwrap();
         clients.observer(&clients.scan_group).unwrap();
         clients.admin().unwrap();
+        clients.log_reader().unwrap();
     }
 
     #[test]

@@ -427,31 +427,9 @@ impl Observer {
             return Ok(Vec::new());
         }
         let what = format!("offsets of {topic}");
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for &partition in partitions {
-            // "Latest" and "earliest" are timestamps to ListOffsets, with the numbers that librdkafka also gives to
-            // these logical offsets.
-            list.add_partition_offset(topic, partition, end).map_err(|e| Error::kafka(&what, e))?;
-        }
+        let list = end_list(topic, partitions, end).map_err(|e| Error::kafka(&what, e))?;
         let answer = self.heard(&what, self.consumer.offsets_for_times(list, timeout))?;
-        let mut ends = Vec::with_capacity(partitions.len());
-        for &partition in partitions {
-            let found = answer.find_partition(topic, partition);
-            let offset = match found.as_ref().map(|e| (e.error(), e.offset())) {
-                Some((Ok(()), Offset::Offset(offset))) => offset,
-                Some((Err(error), _)) => return Err(Error::kafka(what, error)),
-                Some((Ok(()), other)) => {
-                    let reason = format!("partition {partition} has {other:?}");
-                    return Err(Error::Unexpected { what, reason });
-                }
-                None => {
-                    let reason = format!("partition {partition} is not in the answer");
-                    return Err(Error::Unexpected { what, reason });
-                }
-            };
-            ends.push((partition, offset));
-        }
-        Ok(ends)
+        ends_in(&answer, topic, partitions, what)
     }
 
     fn heard<T>(&self, what: &str, answer: Result<T, KafkaError>) -> Result<T, Error> {
@@ -466,6 +444,47 @@ impl Observer {
             }
         }
     }
+}
+
+/// What to ask ListOffsets for: "latest" and "earliest" are timestamps to it, with the numbers that librdkafka also gives
+/// to these logical offsets.
+pub(super) fn end_list(
+    topic: &str,
+    partitions: &[i32],
+    end: Offset,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for &partition in partitions {
+        list.add_partition_offset(topic, partition, end)?;
+    }
+    Ok(list)
+}
+
+/// The offset of each partition in an answer of ListOffsets, in the order asked for.
+pub(super) fn ends_in(
+    answer: &TopicPartitionList,
+    topic: &str,
+    partitions: &[i32],
+    what: String,
+) -> Result<Vec<(i32, i64)>, Error> {
+    let mut ends = Vec::with_capacity(partitions.len());
+    for &partition in partitions {
+        let found = answer.find_partition(topic, partition);
+        let offset = match found.as_ref().map(|e| (e.error(), e.offset())) {
+            Some((Ok(()), Offset::Offset(offset))) => offset,
+            Some((Err(error), _)) => return Err(Error::kafka(what, error)),
+            Some((Ok(()), other)) => {
+                let reason = format!("partition {partition} has {other:?}");
+                return Err(Error::Unexpected { what, reason });
+            }
+            None => {
+                let reason = format!("partition {partition} is not in the answer");
+                return Err(Error::Unexpected { what, reason });
+            }
+        };
+        ends.push((partition, offset));
+    }
+    Ok(ends)
 }
 
 #[cfg(test)]

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use crashmonitor_bench::oracle::{Alert, Counts, compare, parse_alert};
+use crashmonitor_bench::text;
 use crashmonitor_testbed::cluster::{Cluster, pid_in_pod};
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::process::{cpu_time, resident_bytes};
 use crashmonitor_testbed::show::load::Load;
 use crashmonitor_testbed::show::view::View;
-use crashmonitor_testbed::show::{INPUT, INPUT_PARTITIONS, OUTPUT, text};
+use crashmonitor_testbed::show::{INPUT, INPUT_PARTITIONS, OUTPUT};
 use crashmonitor_testbed::{Topics, follow, operator, until};
 use rdkafka::Message;
 use rdkafka::consumer::BaseConsumer;

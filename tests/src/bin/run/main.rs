@@ -13,7 +13,8 @@ mod truth;
 mod watch;
 
 use clap::Parser;
-use crashmonitor_testbed::show::{self, load::Load, text, view::View};
+use crashmonitor_bench::text;
+use crashmonitor_testbed::show::{self, load::Load, view::View};
 use crashmonitor_testbed::{Isolation, home::Dir};
 use services::Services;
 use std::io;

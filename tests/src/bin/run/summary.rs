@@ -5,9 +5,9 @@
 
 use crate::watch::Watched;
 use crashmonitor_bench::oracle::{Alert, Counts, Report, compare, parse_alert};
+use crashmonitor_bench::text::{self, grouped};
 use crashmonitor_testbed::Record;
 use crashmonitor_testbed::show::WINDOW_MS;
-use crashmonitor_testbed::show::text::{self, grouped};
 use std::fmt;
 use std::time::Duration;
 

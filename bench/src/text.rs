@@ -2,15 +2,20 @@
 //!
 //! Responsible for the original's line of a result, and for numbers and times. Pure: values in, text out.
 
-use crashmonitor_bench::oracle::Alert;
 use jiff::Timestamp;
+
+use crate::oracle::Alert;
 
 /// A result as the original prints it: `Interval {2026-01-11 14:42:50, 2026-01-11 14:43:00} | user_1234 | 4`.
 /// Times are UTC.
 pub fn result(alert: &Alert) -> String {
-    let time = |ms| formatted(ms, "%Y-%m-%d %H:%M:%S");
     let Alert { start_ms, end_ms, user_id, count, .. } = alert;
     format!("Interval {{{}, {}}} | {user_id} | {count}", time(*start_ms), time(*end_ms))
+}
+
+/// Day and time, UTC, to the second.
+pub fn time(ms: i64) -> String {
+    formatted(ms, "%Y-%m-%d %H:%M:%S")
 }
 
 /// The time of day, UTC.
@@ -38,7 +43,7 @@ pub fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{grouped, result};
-    use crashmonitor_bench::oracle::{Alert, Mode};
+    use crate::oracle::{Alert, Mode};
 
     #[test]
     fn a_result_reads_as_the_original_prints_it() {
