@@ -3,7 +3,7 @@
 //! Responsible for the file with one line a run, to which a later time may add, and for the sums. Must never leave out a
 //! run: one that did not come to its end has a column of its own.
 
-use crashmonitor_testbed::show::text::grouped;
+use crashmonitor_bench::text::grouped;
 use crashmonitor_testbed::under_load::Outcome;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
