@@ -37,6 +37,10 @@ build: ## Build the worker and the load generator (release)
 install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.cargo/bin, for `kubectl crashmonitor`
 	cargo install --locked --path cli
 
+.PHONY: install-cli
+install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.cargo/bin, for `kubectl crashmonitor`
+	cargo install --locked --path cli
+
 .PHONY: test
 test: deps lint ## Run everything that a change must pass: format, lints, and all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
@@ -49,7 +53,7 @@ test: deps lint ## Run everything that a change must pass: format, lints, and al
 run-tests:
 	cargo test --workspace
 run-cluster-tests:
-	cargo test --workspace --all-features --test cluster --test cluster_chart --test cluster_operator
+	cargo test --workspace --all-features --test cluster --test cluster_chart --test cluster_cli --test cluster_operator
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no service
@@ -65,7 +69,7 @@ test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up i
 	cargo build --workspace --all-targets --all-features
 	@scripts/images dev
 	@scripts/with-cluster cargo test --workspace --all-features --test api_server --test cluster --test cluster_chart \
-	    --test cluster_operator
+	    --test cluster_cli --test cluster_operator
 
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster

@@ -153,7 +153,11 @@ fn resource(choices: &Choices, namespace: Option<String>) -> Result<String, Erro
             "docs/resource.md says what each field may be",
         )
     };
-    let monitor: CrashMonitor = serde_json::from_value(object.clone()).map_err(|e| refused(e.to_string()))?;
+    let mut monitor: CrashMonitor =
+        serde_json::from_value(object.clone()).map_err(|e| refused(e.to_string()))?;
+    // The API server gives it both.
+    monitor.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    monitor.metadata.uid = Some("not-there-yet".to_owned());
     // The image is the operator's, and so is the check.
     let defaults = Defaults { worker_image: Some("image".to_owned()), operator_namespace: String::new() };
     validate(&monitor, &defaults).map_err(|e| refused(e.to_string()))?;
