@@ -37,10 +37,6 @@ build: ## Build the worker and the load generator (release)
 install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.cargo/bin, for `kubectl crashmonitor`
 	cargo install --locked --path cli
 
-.PHONY: install-cli
-install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.cargo/bin, for `kubectl crashmonitor`
-	cargo install --locked --path cli
-
 .PHONY: test
 test: deps lint ## Run everything that a change must pass: format, lints, and all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
