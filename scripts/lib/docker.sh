@@ -68,7 +68,9 @@ start_engine() {
     give_processor_time
     local options=()
     if ! has_cap_sys_resource; then
-        options+=(--add-runtime "nosysres=$root/scripts/lib/runc-nosysres" --default-runtime nosysres)
+        # A copy: this checkout may go before the engine does.
+        install -m 755 "$root/scripts/lib/runc-nosysres" "$engine_run/runc-nosysres"
+        options+=(--add-runtime "nosysres=$engine_run/runc-nosysres" --default-runtime nosysres)
     fi
     # No bridge and no packet filter rules of its own making: it would leave them behind. See make_network.
     setsid dockerd --data-root "$engine_data" --exec-root "$engine_run/exec" --pidfile "$engine_run/docker.pid" \
