@@ -44,7 +44,7 @@ impl Watch {
     /// members this worker may dispose.
     ///
     /// The member that has least acts first, for it costs least; each further one waits so much longer, should those before
-    /// it not be there to act.
+    /// it not be there to act. Who acts has the patience of the beginning again: joining anew takes a while.
     pub fn look(
         &mut self,
         members: Option<Vec<Member>>,
@@ -68,6 +68,7 @@ impl Watch {
         let turn = (1..).map(|rank: i64| rank.saturating_mul(PATIENCE_MS)).zip(&members);
         let acting = turn.filter(|(at_ms, _)| waited_ms >= *at_ms).map(|(_, member)| &member.name);
         let acting = acting.last().filter(|name| !orphans.is_empty() && is_ours(name)).cloned();
+        let since_ms = if acting.is_some() { now_ms } else { since_ms };
         self.picture = Some((members, since_ms));
         acting.map(|member| Remedy { member, orphans })
     }
@@ -97,6 +98,8 @@ mod tests {
             assert_eq!(look(&mut b, &members, "b", now_ms), None, "it may be over in a moment");
         }
         assert_eq!(look(&mut b, &members, "b", PATIENCE_MS).as_deref(), Some("{0, 1}"));
+        assert_eq!(look(&mut b, &members, "b", PATIENCE_MS + 1), None, "it is about it");
+        assert_eq!(look(&mut b, &members, "b", 2 * PATIENCE_MS).as_deref(), Some("{0, 1}"));
         assert_eq!(look(&mut a, &members, "a", 0), None);
         assert_eq!(look(&mut a, &members, "a", PATIENCE_MS), None, "that is the other one's affair");
         assert_eq!(look(&mut a, &members, "a", 2 * PATIENCE_MS).as_deref(), Some("{0, 1}"));
