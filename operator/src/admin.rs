@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use crashmonitor_host::serve;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
@@ -38,11 +39,7 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self.clone());
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!("the admin endpoints have ended: {error}");
-            }
-        });
+        tokio::spawn(serve::serve(listener, router));
         Ok(address)
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use crashmonitor_host::memory;
 use crashmonitor_operator::api::schema;
 use crashmonitor_operator::run::{self, Options};
 
@@ -41,6 +42,11 @@ enum Command {
 // One thread: the operator waits for the network and for nothing else.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    // Before its token for the API server is read.
+    if let Err(error) = memory::keep_private() {
+        eprintln!("crashmonitor-operator: core dumps can't be forbidden: {error}");
+        return ExitCode::FAILURE;
+    }
     let cli = Cli::parse();
     run::init_logging(cli.log_json);
     let outcome = match cli.command {

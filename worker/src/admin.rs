@@ -23,6 +23,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crashmonitor_core::status::Status;
+use crashmonitor_host::serve;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
@@ -113,11 +114,12 @@ impl Admin {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let router = self.router();
         thread::Builder::new().name("admin".to_string()).spawn(move || {
-            let served = runtime
-                .block_on(async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await });
-            if let Err(error) = served {
-                tracing::error!("the admin endpoints have ended: {error}");
-            }
+            runtime.block_on(async {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => serve::serve(listener, router).await,
+                    Err(error) => tracing::error!("the admin endpoints have ended: {error}"),
+                }
+            });
         })?;
         Ok(address)
     }
@@ -226,11 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn only_get_is_answered() {
-        let (_admin, address) = served();
-        for method in ["POST", "PUT", "DELETE", "PATCH"] {
-            assert_eq!(request(address, method, "/status").0, 405, "{method}");
+    fn only_get_is_answered_and_only_where_something_is() {
+        let (admin, address) = served();
+        admin.update_status(|s| s.ready = true);
+        let before = request(address, "GET", "/status");
+        for path in ["/healthz", "/readyz", "/metrics", "/status"] {
+            for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"] {
+                assert_eq!(request(address, method, path), (405, String::new()), "{method} {path}");
+            }
+            assert_eq!(request(address, "HEAD", path), (200, String::new()), "{path}");
         }
-        assert_eq!(request(address, "GET", "/").0, 404);
+        for path in ["/", "/status/", "/metrics/x", "/%2e%2e/status", "/debug/pprof", "/quit"] {
+            for method in ["GET", "POST", "DELETE"] {
+                assert_eq!(request(address, method, path).0, 404, "{method} {path}");
+            }
+        }
+        assert_eq!(request(address, "GET", "/status"), before);
     }
 }

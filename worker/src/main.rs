@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use crashmonitor_core::config::Config;
+use crashmonitor_host::memory;
 use crashmonitor_worker::{logging, purge, run};
 
 #[derive(Parser)]
@@ -53,6 +54,11 @@ struct ConfigFile {
 }
 
 fn main() -> ExitCode {
+    // Before anything secret is read.
+    if let Err(error) = memory::keep_private() {
+        eprintln!("crashmonitor-worker: core dumps can't be forbidden: {error}");
+        return ExitCode::FAILURE;
+    }
     let cli = Cli::parse();
     logging::init(cli.log_json);
     let outcome = match &cli.command {

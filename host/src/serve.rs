@@ -1,0 +1,154 @@
+//! HTTP for endpoints that anybody in reach may ask.
+//!
+//! Responsible for the bounds: how many clients at once, how long each, how much of a request. Must never decide what
+//! is answered; the routes do.
+//!
+//! A client that is too many waits to be accepted; one that is too slow, in asking or in taking the answer, is cut off.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+/// Connections at once. A probe, a scrape and the operator's look need one each, for milliseconds.
+pub const CONNECTIONS_MAX: usize = 64;
+/// From being accepted to the end of the answer: one connection is one request. Scrapes wait 10 s by default.
+pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
+/// Request line and headers together; a longer request is refused. Probes and scrapes send a few hundred bytes.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// After an error in accepting, such as too few file descriptors, which passes by itself.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` until the future is dropped.
+pub async fn serve(listener: TcpListener, router: Router) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    // A client that is slow or breaks off is its own affair.
+                    let _ = timeout(CONNECTION_TIME_MAX, answer(stream, router)).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                if !is_of_one_client(&error) {
+                    tracing::warn!("HTTP: a connection can't be accepted: {error}");
+                }
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) -> Result<(), hyper::Error> {
+    let mut http = http1::Builder::new();
+    http.keep_alive(false).max_buf_size(HEAD_BYTES_MAX);
+    http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await
+}
+
+/// Whether it was the client that went away before it was accepted.
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::thread;
+    use std::time::Instant;
+
+    use axum::routing::get;
+
+    use super::*;
+
+    fn served() -> SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let router =
+            Router::new().route("/", get(async || "ok\n")).route("/much", get(async || vec![b'x'; 64 << 20]));
+        thread::spawn(move || {
+            runtime.block_on(async { serve(TcpListener::from_std(listener).unwrap(), router).await });
+        });
+        address
+    }
+
+    /// The code that is answered to a request, and how long that took; no code if the connection was closed before.
+    fn asked(address: SocketAddr, request: &[u8]) -> (Option<u16>, Duration) {
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(4 * CONNECTION_TIME_MAX)).unwrap();
+        // Whoever is refused midway may find the connection closed.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        (answer.split(' ').nth(1).and_then(|code| code.parse().ok()), begun.elapsed())
+    }
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    #[test]
+    fn a_connection_is_one_request() {
+        let (code, after) = asked(served(), &[GET, GET].concat());
+        assert_eq!(code, Some(200));
+        assert!(after < CONNECTION_TIME_MAX, "it was kept open for {after:?}");
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_is_refused() {
+        let address = served();
+        let long = "x".repeat(4 * HEAD_BYTES_MAX);
+        for request in [
+            format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(1_000)),
+        ] {
+            let (code, after) = asked(address, request.as_bytes());
+            assert!(matches!(code, Some(414 | 431)), "{code:?}");
+            assert!(after < CONNECTION_TIME_MAX, "{after:?}");
+        }
+        // A body is not read: without it there is an answer all the same.
+        let (code, _) = asked(address, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n");
+        assert_eq!(code, Some(405));
+    }
+
+    #[test]
+    fn who_asks_slowly_or_takes_the_answer_slowly_is_cut_off() {
+        let address = served();
+        let (code, after) = asked(address, b"GET / HTTP/1.1\r\n");
+        assert_eq!(code, None);
+        assert!((CONNECTION_TIME_MAX..2 * CONNECTION_TIME_MAX).contains(&after), "{after:?}");
+
+        let mut slow = TcpStream::connect(address).unwrap();
+        slow.write_all(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        thread::sleep(CONNECTION_TIME_MAX + Duration::from_secs(1));
+        let mut taken = Vec::new();
+        let _ = slow.read_to_end(&mut taken);
+        assert!(taken.len() < 64 << 20, "all of {} bytes were kept for it", taken.len());
+    }
+
+    #[test]
+    fn many_that_say_nothing_make_others_wait_and_no_longer_than_the_bound() {
+        let address = served();
+        let silent: Vec<TcpStream> =
+            (0..CONNECTIONS_MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let (code, after) = asked(address, GET);
+        assert_eq!(code, Some(200));
+        assert!((CONNECTION_TIME_MAX / 2..2 * CONNECTION_TIME_MAX).contains(&after), "{after:?}");
+        drop(silent);
+        assert!(asked(address, GET).1 < CONNECTION_TIME_MAX / 2);
+    }
+}
