@@ -345,7 +345,9 @@ impl Clients {
 
     fn base(&self, role: &str) -> Result<ClientConfig, Error> {
         let mut config = ClientConfig::new();
-        config.set_log_level(RDKafkaLogLevel::Info);
+        // Otherwise `kafka.config.debug` would be in vain, whatever `RUST_LOG` says.
+        let is_talkative = tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG);
+        config.set_log_level(if is_talkative { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config.set("bootstrap.servers", &self.kafka.bootstrap_servers);
         config.set("client.id", format!("{}-{role}", self.instance));
         config.set("reconnect.backoff.max.ms", "1000");

@@ -16,7 +16,7 @@
 //! 4. Whoever does not poll for `max.poll.interval.ms` (300 s) loses its partitions; polling the batch queue counts.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,11 @@ use super::Error;
 use super::batch::{self, Committed, MessageQueue};
 use super::client::Reporter;
 
-/// How many events one call to [`GroupConsumer::poll_events`] serves: log lines come the same way.
+/// How many events one call to [`GroupConsumer::poll_events`] serves.
 const EVENTS_PER_POLL: usize = 8;
+/// How many log lines besides: they come the same way. With `kafka.config.debug` there are thousands a second, and a
+/// rebalance behind them that is heard of too late leaves the loop with the metadata of a member that is none any more.
+const LINES_PER_POLL: usize = 4_096;
 
 /// How long librdkafka may take to note where to go on; no broker is asked.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +81,7 @@ enum Unanswered {
 /// Stashes rebalances for the loop. Callbacks run on the thread that polls.
 pub struct GroupContext {
     reporter: Reporter,
+    lines: AtomicUsize,
     events: Mutex<VecDeque<GroupEvent>>,
     unanswered: Mutex<Option<Unanswered>>,
     is_closing: AtomicBool,
@@ -88,6 +92,7 @@ impl GroupContext {
     pub(super) fn new(reporter: Reporter) -> GroupContext {
         GroupContext {
             reporter,
+            lines: AtomicUsize::new(0),
             events: Mutex::default(),
             unanswered: Mutex::default(),
             is_closing: AtomicBool::new(false),
@@ -111,6 +116,7 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.lines.fetch_add(1, Ordering::Relaxed);
         self.reporter.log(level, facility, line);
     }
 
@@ -186,23 +192,26 @@ impl GroupConsumer {
 
     /// Serves the group's events without waiting and returns what has happened, oldest first.
     pub fn poll_events(&self) -> Vec<GroupEvent> {
-        for _ in 0..EVENTS_PER_POLL {
-            match self.consumer.poll(Duration::ZERO) {
+        let context = self.consumer.context();
+        let lines = || context.lines.load(Ordering::Relaxed);
+        let (mut served, first_line) = (0, lines());
+        while served < EVENTS_PER_POLL && lines().wrapping_sub(first_line) < LINES_PER_POLL {
+            let line = lines();
+            let polled = self.consumer.poll(Duration::ZERO);
+            served += usize::from(lines() == line);
+            match polled {
                 None => {}
-                Some(Ok(message)) => self
-                    .consumer
-                    .context()
+                Some(Ok(message)) => context
                     .push(GroupEvent::Stray { partition: message.partition(), offset: message.offset() }),
                 Some(Err(KafkaError::PartitionEOF(_))) => {}
-                Some(Err(error)) => self.consumer.context().push(GroupEvent::Error {
+                Some(Err(error)) => context.push(GroupEvent::Error {
                     code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
                     is_fatal: matches!(error, KafkaError::MessageConsumptionFatal(_)),
                     text: error.to_string(),
                 }),
             }
         }
-        let mut events = self.consumer.context().events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.drain(..).collect()
+        context.events.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
     /// Adds partitions, each with the offset of the first record to deliver, to what is read through `queue`. The
