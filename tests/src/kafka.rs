@@ -83,6 +83,7 @@ pub struct Builder {
     racks: bool,
     server: ServerCertificate,
     proxies: bool,
+    certified_host: Option<Ipv4Addr>,
 }
 
 impl Builder {
@@ -142,6 +143,12 @@ impl Builder {
     /// Gives the brokers a certificate that is an authority's: OpenSSL accepts it as a server's, rustls does not.
     pub fn with_authority_as_server(mut self) -> Builder {
         self.server = ServerCertificate::Authority;
+        self
+    }
+
+    /// Gives the brokers a certificate for another address than theirs.
+    pub fn certified_for(mut self, host: Ipv4Addr) -> Builder {
+        self.certified_host = Some(host);
         self
     }
 
@@ -217,6 +224,7 @@ impl Kafka {
             racks: false,
             server: ServerCertificate::Leaf,
             proxies: false,
+            certified_host: None,
         }
     }
 
@@ -345,8 +353,8 @@ impl Kafka {
     fn prepare(builder: Builder) -> Kafka {
         let dir = Dir::new("kafka");
         let certificates = builder.listeners.iter().any(|l| l.has_tls());
-        let certificates =
-            certificates.then(|| Certificates::make_for(dir.path(), builder.host, builder.server));
+        let host = builder.certified_host.unwrap_or(builder.host);
+        let certificates = certificates.then(|| Certificates::make_for(dir.path(), host, builder.server));
         let brokers = (0..builder.brokers)
             .map(|n| {
                 let broker_dir = dir.path().join(format!("broker-{n}"));

@@ -24,6 +24,7 @@ pub struct Builder {
     host: Ipv4Addr,
     password: Option<String>,
     tls: bool,
+    certified_host: Option<Ipv4Addr>,
     persistent: bool,
     arguments: Vec<String>,
 }
@@ -47,6 +48,12 @@ impl Builder {
         self
     }
 
+    /// TLS only, with a certificate for another address than its own.
+    pub fn certified_for(mut self, host: Ipv4Addr) -> Builder {
+        self.certified_host = Some(host);
+        self.tls()
+    }
+
     /// Keeps an append-only file, so that a restart finds the data.
     pub fn persistent(mut self) -> Builder {
         self.persistent = true;
@@ -62,7 +69,8 @@ impl Builder {
     /// Starts it, and waits until it answers.
     pub fn start(self) -> Redis {
         let dir = Dir::new("redis");
-        let certificates = self.tls.then(|| Certificates::make(dir.path(), self.host));
+        let certificates =
+            self.tls.then(|| Certificates::make(dir.path(), self.certified_host.unwrap_or(self.host)));
         let port = Port::reserve_on(self.host);
         let redis = Redis { process: Mutex::new(None), builder: self, certificates, port, dir };
         redis.start_again();
@@ -88,6 +96,7 @@ impl Redis {
             host: Ipv4Addr::LOCALHOST,
             password: None,
             tls: false,
+            certified_host: None,
             persistent: false,
             arguments: Vec::new(),
         }
