@@ -25,7 +25,8 @@
 //!
 //! # Limits
 //! Memory is one counter for each (open window, user) and one record for each source. How many windows are open is
-//! bounded by alignment in [`crate::scan`]; how many users there are is not bounded here.
+//! bounded by alignment in [`crate::scan`]. How many users there are is not bounded here: a shard has to hold what its
+//! log says. [`Partition::state_bytes`] says what that takes, and who owns shards stops reading in time.
 
 mod fence;
 mod watermark;
@@ -41,6 +42,10 @@ use crate::time::Timestamp;
 
 pub use fence::Fences;
 pub use watermark::{Anchor, Hold, HoldReason};
+
+/// What a counter takes in memory beside the bytes of its user, in the worst case: the table has just grown and is half
+/// empty, and the allocator rounds up. `make overload` measures it.
+pub const COUNTER_BYTES: usize = 96;
 
 /// When a result is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -173,6 +178,21 @@ pub struct Window {
     pub first_at: LogOffset,
     /// Crashes by user, each at least 1.
     pub users: FxHashMap<Box<str>, u64>,
+    /// The bytes of all these users.
+    pub users_bytes: usize,
+}
+
+impl Window {
+    /// One without counts; `first_at` is the log offset of the first event that will be counted here.
+    pub fn new(first_at: LogOffset) -> Window {
+        Window { first_at, users: FxHashMap::default(), users_bytes: 0 }
+    }
+
+    /// Puts a user in that is not there yet.
+    pub fn insert(&mut self, user: &str, count: u64) {
+        self.users_bytes += user.len();
+        self.users.insert(user.into(), count);
+    }
 }
 
 /// Whether frames take full effect or only rebuild what is known to have been written.
@@ -281,6 +301,11 @@ impl Partition {
     /// How many counters are held.
     pub fn open_pairs(&self) -> usize {
         self.windows.values().map(|window| window.users.len()).sum()
+    }
+
+    /// What the counters take in memory, as far as that can be told: [`COUNTER_BYTES`] for each, and its user.
+    pub fn state_bytes(&self) -> usize {
+        self.windows.values().map(|window| window.users.len() * COUNTER_BYTES + window.users_bytes).sum()
     }
 
     /// What is known of the sources.
@@ -434,13 +459,10 @@ impl Partition {
                 self.report_late(frame.source, entry, effects);
                 continue;
             }
-            let window = self
-                .windows
-                .entry(start)
-                .or_insert_with(|| Window { first_at: at, users: FxHashMap::default() });
+            let window = self.windows.entry(start).or_insert_with(|| Window::new(at));
             match window.users.get_mut(entry.user) {
                 Some(count) => *count += 1,
-                None => drop(window.users.insert(entry.user.into(), 1)),
+                None => window.insert(entry.user, 1),
             }
             if self.is_complete(end) {
                 touched.push((start, entry.user));

@@ -113,6 +113,37 @@ pub enum Refused {
         /// The one that came.
         at: LogOffset,
     },
+    /// There is no room for more counts. Nothing is dropped: reading stops, and goes on from there when there is.
+    #[error("{}", full(*.0))]
+    Full(Size),
+}
+
+/// What a person is told.
+fn full(Size { counters, bytes, bytes_max }: Size) -> String {
+    format!(
+        "worker.stateMemoryMax: {counters} counts take {} MiB of the {} MiB that they may; nothing is lost, but nothing is \
+         counted until there is room: add workers, or give each more memory and start it again",
+        bytes >> 20,
+        bytes_max >> 20
+    )
+}
+
+/// What the counts of all owned shards take, and may take, in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size {
+    /// Counters: pairs of an open window and a user.
+    pub counters: usize,
+    /// What they take, in bytes: see [`Partition::state_bytes`].
+    pub bytes: usize,
+    /// What they may take; nothing is read while they take as much.
+    pub bytes_max: usize,
+}
+
+impl Size {
+    /// Whether nothing may be read.
+    pub fn is_full(self) -> bool {
+        self.bytes >= self.bytes_max
+    }
 }
 
 /// What the operator and the metrics want to know of a shard.
@@ -176,6 +207,7 @@ pub struct Aggregator {
     /// What the transaction under way commits.
     in_transaction: Vec<(Shard, LogOffset, AggregateCommit)>,
     committed_at: Option<Timestamp>,
+    state_bytes_max: usize,
 }
 
 impl Aggregator {
@@ -190,7 +222,30 @@ impl Aggregator {
             notices: Vec::new(),
             in_transaction: Vec::new(),
             committed_at: None,
+            state_bytes_max: usize::MAX,
         }
+    }
+
+    /// Takes nothing in while the counts take this much, of all shards together: they share the memory of a process.
+    #[must_use]
+    pub fn with_state_bytes_max(mut self, bytes: usize) -> Aggregator {
+        self.state_bytes_max = bytes;
+        self
+    }
+
+    /// What the counts take.
+    pub fn size(&self) -> Size {
+        let states = self.slots.values().filter_map(Slot::state);
+        let (counters, bytes) = states.fold((0, 0), |(counters, bytes), state| {
+            (counters + state.open_pairs(), bytes + state.state_bytes())
+        });
+        Size { counters, bytes, bytes_max: self.state_bytes_max }
+    }
+
+    /// Where each shard whose state is there must be read on.
+    pub fn positions(&self) -> Vec<(Shard, LogOffset)> {
+        let position = |(&shard, slot): (&Shard, &Slot)| Some((shard, slot.state()?.position()));
+        self.slots.iter().filter_map(position).collect()
     }
 
     /// Takes over a shard; its facts are to be read next.
@@ -250,6 +305,10 @@ impl Aggregator {
     /// # Errors
     /// See [`Refused`].
     pub fn record(&mut self, shard: Shard, at: LogOffset, value: &[u8]) -> Result<(), Refused> {
+        let size = self.size();
+        if size.is_full() {
+            return Err(Refused::Full(size));
+        }
         let (state, mut live) = match self.slots.get_mut(&shard) {
             // Records of a shard that is gone, or not decided yet, are still in the reader's queue.
             None | Some(Slot::Undecided) => return Ok(()),
@@ -404,13 +463,20 @@ impl Live {
 }
 
 impl Slot {
+    fn state(&self) -> Option<&Partition> {
+        match self {
+            Slot::Undecided => None,
+            Slot::Replaying { state, .. } => Some(state),
+            Slot::Live(live) => Some(&live.state),
+        }
+    }
+
     fn view(&self, shard: Shard) -> View {
-        let (state, live, recovery, committed) = match self {
-            Slot::Undecided => (None, false, None, None),
-            Slot::Replaying { state, until, recovery, .. } => {
-                (Some(&**state), false, Some(*recovery), Some(*until))
-            }
-            Slot::Live(live) => (Some(&live.state), true, Some(live.recovery), live.committed),
+        let state = self.state();
+        let (live, recovery, committed) = match self {
+            Slot::Undecided => (false, None, None),
+            Slot::Replaying { until, recovery, .. } => (false, Some(*recovery), Some(*until)),
+            Slot::Live(live) => (true, Some(live.recovery), live.committed),
         };
         View {
             shard,

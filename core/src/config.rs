@@ -15,6 +15,7 @@ pub use raw::{InputReader, Mechanism, OnDataLoss, OutputMode, StartingOffsets};
 pub use validate::{OWNED_PREFIXES, OWNED_SETTINGS};
 
 pub mod duration;
+pub mod memory;
 pub mod raw;
 mod validate;
 
@@ -228,6 +229,8 @@ pub struct Worker {
     pub commit_interval: Duration,
     /// Longest time that matches wait before they are sent on.
     pub flush_interval: Duration,
+    /// Memory for counts, in bytes; `None`: as the memory of the process allows.
+    pub state_bytes_max: Option<u64>,
 }
 
 /// A configuration in which every value has been checked.

@@ -9,8 +9,6 @@
 
 use std::collections::BTreeMap;
 
-use rustc_hash::FxHashMap;
-
 use crate::aggregate::{Anchor, Fences, Params, Partition, Source, Window};
 use crate::codec::{self, Error, Reader, put_bytes, put_i64, put_u64};
 use crate::ids::{Epoch, InputOffset, LogOffset, Shard, SourceId, TopicId};
@@ -175,10 +173,10 @@ fn windows(reader: &mut Reader<'_>) -> Result<BTreeMap<i64, Window>, Error> {
     let mut windows = BTreeMap::new();
     for _ in 0..reader.u64()? {
         let start = reader.i64()?;
-        let mut window = Window { first_at: LogOffset(reader.u64()?), users: FxHashMap::default() };
+        let mut window = Window::new(LogOffset(reader.u64()?));
         for _ in 0..reader.u64()? {
             let user = reader.text()?;
-            window.users.insert(user.into(), reader.u64()?);
+            window.insert(user, reader.u64()?);
         }
         windows.insert(start, window);
     }

@@ -29,6 +29,8 @@ pub struct Status {
     pub input: BTreeMap<i32, InputPartition>,
     /// The repartition partitions that this worker owns, by number.
     pub aggregate: BTreeMap<i32, AggregatePartition>,
+    /// What the counts in open windows take.
+    pub state: State,
     /// Counts since the process began.
     pub totals: Totals,
     /// The connection to Kafka.
@@ -133,6 +135,18 @@ pub struct AggregatePartition {
     /// When the last snapshot was stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_checkpoint_ms: Option<i64>,
+}
+
+/// What the counts in open windows take, over all partitions that the worker owns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct State {
+    /// Counts: one for each user in each open window.
+    pub counters: u64,
+    /// What they take, in bytes, estimated from above.
+    pub bytes: u64,
+    /// What they may take. A worker that has come to it reads nothing and is not ready.
+    pub bytes_max: u64,
 }
 
 /// Counts since the process began.

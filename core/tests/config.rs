@@ -178,6 +178,8 @@ fn each_bad_value_is_named_in_one_line() {
         ("worker: {adminListen: ':9400'}", "worker.adminListen: must be an IP address and a port, such as 127.0.0.1:9400, got \":9400\"".into()),
         ("worker: {sessionTimeout: 10m}", "worker.sessionTimeout: must be at most 5m, got 10m".into()),
         ("worker: {commitInterval: 1ms}", "worker.commitInterval: must be at least 100ms, got 1ms".into()),
+        ("worker: {stateMemoryMax: 1Ki}", "worker.stateMemoryMax: must be 1Mi to 1024Gi, got 1Ki".into()),
+        ("worker: {stateMemoryMax: 256}", "worker.stateMemoryMax: must be a number with a unit, such as 512Ki, 256Mi or 2Gi, got 256".into()),
         ("worker: {flushInterval: 0ms}", "worker.flushInterval: must be at least 1ms, got 0ms".into()),
     ];
     for (part, expected) in cases {

@@ -8,7 +8,7 @@ mod support {
     pub mod scanner;
 }
 
-use crashmonitor_core::aggregate::Mode;
+use crashmonitor_core::aggregate::{COUNTER_BYTES, Mode};
 use crashmonitor_core::aggregator::drive::{Drive, Effect, Event, HaltReason};
 use crashmonitor_core::aggregator::{Aggregator, Cadence, Refused};
 use crashmonitor_core::codec;
@@ -280,4 +280,68 @@ fn time_a_source_that_alignment_paused_before_it_was_read_is_paused_at_once() {
     assert_eq!(drive.reading(&readable), [SourceId(0)]);
     let caught_up = scan_drive::Observed { watermark: Some(at(9_990)), ..observed };
     assert_eq!(drive.heed(&caught_up).resume, [SourceId(0)]);
+}
+
+/// Two shards with the same log, and room for two counts.
+fn with_little_room() -> (Counting, Log) {
+    let cadence =
+        Cadence { commit_interval_ms: 5_000, snapshot_interval_ms: 60_000, commit_drift_ms: 60_000 };
+    let aggregator = Aggregator::new(params(Mode::Updates), cadence, identity().monitor, REPARTITION);
+    let mut drive = Drive::new(aggregator.with_state_bytes_max(2 * COUNTER_BYTES));
+    drive.follow(Event::Assigned { shards: vec![SHARD, Shard(1)], membership: 1 }, clock(0));
+    carry_out(&mut drive, clock(0), "");
+    let mut log = Log::claimed(Mode::Updates, 1);
+    log.say(records(0, 1, 0..2).crash(0, 1, "a").crash(1, 1, "b").mark(1));
+    log.say(records(0, 1, 2..3).crash(2, 1, "c").mark(1));
+    (drive, log)
+}
+
+#[test]
+fn without_room_nothing_is_read_and_nothing_is_lost() {
+    let (mut drive, log) = with_little_room();
+    let full = 2;
+    for (at, bytes) in (0..full).zip(&log.messages) {
+        drive.record(SHARD, LogOffset(at), bytes, clock(1)).unwrap();
+    }
+    let refused = drive.record(SHARD, LogOffset(full), &log.messages[2], clock(1)).unwrap_err();
+    assert!(matches!(refused, Refused::Full(size) if size.counters == 2), "{refused:?}");
+    assert!(refused.to_string().starts_with("worker.stateMemoryMax: 2 counts take "), "{refused}");
+    // What was counted is committed, once; the state stays, and nothing is read.
+    let done = carry_out(&mut drive, clock(10), "");
+    assert_eq!(done, ["Release", "Begin", "Write", "SendOffsets", "AwaitWrites", "End", "Keep"]);
+    assert_eq!(drive.views()[0].position, Some(LogOffset(full)));
+    assert_eq!(drive.full(), Some(refused));
+    assert!(carry_out(&mut drive, clock(20), "").is_empty());
+}
+
+#[test]
+fn without_room_nothing_is_taken_over() {
+    let (mut drive, log) = with_little_room();
+    for (at, bytes) in (0..).zip(&log.messages) {
+        let _ = drive.record(SHARD, LogOffset(at), bytes, clock(1));
+    }
+    carry_out(&mut drive, clock(10), "");
+    drive.follow(Event::Assigned { shards: vec![Shard(2)], membership: 2 }, clock(11));
+    assert_eq!(carry_out(&mut drive, clock(20), ""), ["Read"], "the group gets its answer");
+}
+
+#[test]
+fn with_room_again_reading_goes_on_where_it_stopped() {
+    let (mut drive, log) = with_little_room();
+    drive.record(Shard(1), LogOffset(0), &log.messages[0], clock(1)).unwrap();
+    for (at, bytes) in (0..).zip(&log.messages) {
+        let _ = drive.record(SHARD, LogOffset(at), bytes, clock(1));
+    }
+    carry_out(&mut drive, clock(10), "");
+    drive.follow(Event::Revoked { shards: vec![SHARD], membership: 2 }, clock(11));
+    let mut read = Vec::new();
+    while let Some(effect) = drive.next(clock(20)) {
+        if let Effect::Read(starts) = effect {
+            read.extend(starts);
+        }
+        drive.done(clock(20));
+    }
+    assert_eq!(read, [(Shard(1), LogOffset(1))]);
+    assert_eq!(drive.full(), None);
+    drive.record(Shard(1), LogOffset(1), &log.messages[1], clock(21)).unwrap();
 }

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use crashmonitor_core::aggregate::Effect as CountEffect;
 use crashmonitor_core::aggregate::{LateEvent, Outcome};
 use crashmonitor_core::aggregator::drive::{Drive, Effect, Event, HaltReason};
-use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, View};
+use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, Refused, View};
 use crashmonitor_core::commit::AggregateCommit;
 use crashmonitor_core::ids::{LogOffset, Shard, TopicId};
 use crashmonitor_core::recovery::{Facts, Stored};
-use crashmonitor_core::status::{AggregatePartition, HoldReason, Holder};
+use crashmonitor_core::status::{AggregatePartition, HoldReason, Holder, State};
 use crashmonitor_core::time::{Clock, Timestamp};
 use crashmonitor_core::{aggregate, output, snapshot};
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -33,6 +33,7 @@ use crate::kafka::client::{POLL_STEP, Producer, send};
 use crate::kafka::group::{GroupConsumer, GroupEvent, Position};
 use crate::kafka::transactions::Transactions;
 use crate::keeper::{Keeper, show_store};
+use crate::memory;
 use crate::metrics::{self, AggregateCounts, Rebalance, Stage};
 use crate::run::Error;
 
@@ -102,13 +103,14 @@ impl<'a> AggregateLoop<'a> {
         let params = aggregate_params(config);
         let uid = config.monitor.uid.clone();
         let now = Instant::now();
+        let aggregator = Aggregator::new(params, cadence(config), uid, shared.log_topic);
         AggregateLoop {
             shared,
             keeper,
             consumer,
             transactions: None,
             stuck: 0,
-            drive: Drive::new(Aggregator::new(params, cadence(config), uid, shared.log_topic)),
+            drive: Drive::new(aggregator.with_state_bytes_max(memory::state_bytes_max(config))),
             params,
             began: now,
             store_at: now,
@@ -369,9 +371,17 @@ impl<'a> AggregateLoop<'a> {
                     let shard = Shard(partition.cast_unsigned());
                     self.counts.messages += 1;
                     let value = payload.unwrap_or_default();
-                    if let Err(refused) = self.drive.record(shard, log_offset(offset), value, now) {
-                        tracing::warn!("the rest of what was read is dropped: {refused}");
-                        break;
+                    match self.drive.record(shard, log_offset(offset), value, now) {
+                        Ok(()) => {}
+                        // Whatever was read behind it is read again.
+                        Err(refused @ Refused::Full(_)) => {
+                            tracing::error!("{refused}");
+                            break;
+                        }
+                        Err(refused) => {
+                            tracing::warn!("the rest of what was read is dropped: {refused}");
+                            break;
+                        }
                     }
                 }
                 Item::Eof { partition, offset } => {
@@ -521,6 +531,14 @@ impl<'a> AggregateLoop<'a> {
             .collect();
         admin.metrics().set_watermark_holders(&holders);
         admin.metrics().set_open_windows(views.iter().map(|view| view.open_windows as u64).sum());
+        let size = self.drive.size();
+        let state = State {
+            counters: size.counters as u64,
+            bytes: size.bytes as u64,
+            bytes_max: size.bytes_max as u64,
+        };
+        admin.metrics().set_state(&state);
+        let full = self.drive.full().map(|refused| refused.to_string());
         let live = !views.is_empty() && views.iter().all(|view| view.live);
         let lags: Vec<_> = views.iter().filter_map(|view| self.lag(view)).collect();
         admin.metrics().set_repartition_lag(&lags);
@@ -545,15 +563,16 @@ impl<'a> AggregateLoop<'a> {
                     last_checkpoint_ms,
                 };
             }
+            status.state = state;
             status.totals.results += counts.results;
             status.totals.late += counts.late_dropped;
             // A worker beyond the number of partitions owns none and is ready all the same.
-            status.ready = !is_halted && is_member && (live || views.is_empty());
+            status.ready = !is_halted && is_member && full.is_none() && (live || views.is_empty());
             status.not_ready_reason = match (status.ready, is_halted, is_member) {
                 (true, ..) => None,
                 (_, true, _) => status.data_loss.last().map(|loss| loss.message.clone()),
                 (_, _, false) => Some("joining the consumer groups".to_owned()),
-                (_, _, true) => Some("restoring state".to_owned()),
+                (_, _, true) => full.or_else(|| Some("restoring state".to_owned())),
             };
         });
     }

@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod kafka;
 mod keeper;
 pub mod logging;
+mod memory;
 pub mod metrics;
 mod observe;
 pub mod purge;

@@ -17,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crashmonitor_core::record::Malformed;
 use crashmonitor_core::recovery::WithoutSnapshot;
-use crashmonitor_core::status::HoldReason;
+use crashmonitor_core::status::{HoldReason, State};
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -174,6 +174,9 @@ pub struct Metrics {
     watermark: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
     watermark_holder: Family<HolderLabel, Gauge>,
     open_windows: Gauge,
+    counters: Gauge,
+    state_bytes: Gauge,
+    state_bytes_max: Gauge,
     commit_latency: Histogram,
     transactions: Family<OutcomeLabel, Counter>,
     checkpoint_latency: Histogram,
@@ -214,6 +217,9 @@ impl Metrics {
             watermark: Family::default(),
             watermark_holder: Family::default(),
             open_windows: Gauge::default(),
+            counters: Gauge::default(),
+            state_bytes: Gauge::default(),
+            state_bytes_max: Gauge::default(),
             commit_latency: latency(),
             transactions: Family::default(),
             checkpoint_latency: latency(),
@@ -275,6 +281,9 @@ impl Metrics {
             self.watermark_holder.clone(),
         );
         r.register("open_windows", "Windows that still count", self.open_windows.clone());
+        r.register("counters", "Counts: one for each user in each open window", self.counters.clone());
+        r.register("state_bytes", "Memory that these counts take", self.state_bytes.clone());
+        r.register("state_bytes_max", "Memory that they may take", self.state_bytes_max.clone());
         let commit = self.commit_latency.clone();
         r.register_with_unit(
             "commit_latency",
@@ -383,6 +392,18 @@ impl Metrics {
     /// Sets how many windows still count.
     pub fn set_open_windows(&self, windows: u64) {
         self.open_windows.set(i64::try_from(windows).unwrap_or(i64::MAX));
+    }
+
+    /// What the counts in open windows take.
+    pub fn set_state(&self, state: &State) {
+        let gauges = [
+            (&self.counters, state.counters),
+            (&self.state_bytes, state.bytes),
+            (&self.state_bytes_max, state.bytes_max),
+        ];
+        for (gauge, value) in gauges {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     /// Adds a transaction's time from begin to end.

@@ -11,6 +11,7 @@
 //! records  ─► Begin ─► Write ─► SendOffsets ─► AwaitWrites ─► End ─► Keep
 //! revoked  ─► the same, if there is anything to commit, then Release
 //! failed   ─► DropProducer ─► Release(everything)        then recovery, after a pause [7]
+//! full     ─► Release(everything)                        state stays; Read(on) when there is room again
 //! ```
 //!
 //! The loop asks [`Drive::next`] until it says None, carries out each effect and answers it with [`Drive::done`],
@@ -19,7 +20,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Aggregator, Begin, Confirmed, Notice, Refused, Transaction, View};
+use super::{Aggregator, Begin, Confirmed, Notice, Refused, Size, Transaction, View};
 use crate::aggregate::{LateEvent, Mode, Outcome};
 use crate::commit::AggregateCommit;
 use crate::ids::{LogOffset, Shard};
@@ -116,7 +117,7 @@ enum Plan<M> {
     Effect(Effect<M>),
     /// Give these shards up, and release those that are read.
     GiveUp(Vec<Shard>),
-    /// Release everything that is read: the state was thrown away.
+    /// Release everything that is read: the state was thrown away, or takes all the room that there is.
     StopReading,
 }
 
@@ -142,6 +143,8 @@ pub struct Drive<M> {
     doing: Option<Doing>,
     recover_at_ms: i64,
     retry_pause_ms: i64,
+    /// Nothing is read, as there is no room for more counts.
+    is_full: bool,
     /// Nothing new is begun: the worker leaves, or was halted.
     is_over: bool,
 }
@@ -159,6 +162,7 @@ impl<M: Clone> Drive<M> {
             doing: None,
             recover_at_ms: i64::MIN,
             retry_pause_ms: RETRY_PAUSE_MS.0,
+            is_full: false,
             is_over: false,
         }
     }
@@ -253,7 +257,7 @@ impl<M: Clone> Drive<M> {
             Plan::Effect(Effect::Read(starts)) => starts.is_empty(),
             Plan::Effect(_) | Plan::StopReading => false,
         });
-        self.has_producer = false;
+        (self.has_producer, self.is_full) = (false, false);
         self.plans.push_front(Plan::Effect(Effect::DropProducer));
         self.plans.push_back(Plan::StopReading);
         self.aggregator.aborted();
@@ -273,6 +277,10 @@ impl<M: Clone> Drive<M> {
         match taken {
             Err(refused @ Refused::Unreadable { .. }) => self.halt(shard, HaltReason::Unreadable(refused)),
             Err(Refused::Skipped { .. }) => self.failed(now),
+            Err(Refused::Full(_)) => {
+                self.is_full = true;
+                self.plans.push_back(Plan::StopReading);
+            }
             Ok(()) => {}
         }
         taken
@@ -299,6 +307,16 @@ impl<M: Clone> Drive<M> {
     /// Whether the group has given us anything, be it nothing.
     pub fn is_member(&self) -> bool {
         self.membership.is_some()
+    }
+
+    /// What the counts take.
+    pub fn size(&self) -> Size {
+        self.aggregator.size()
+    }
+
+    /// Why nothing is read, if that is because there is no room for more counts.
+    pub fn full(&self) -> Option<Refused> {
+        self.is_full.then(|| Refused::Full(self.size()))
     }
 
     /// What has come up to be counted and shown since the last call.
@@ -332,8 +350,14 @@ impl<M: Clone> Drive<M> {
 
     /// Recovery before counting, counting before committing.
     fn think(&mut self, now: Clock) {
+        if self.is_full && !self.aggregator.size().is_full() {
+            self.is_full = false;
+            self.plan(Effect::Read(self.aggregator.positions()));
+            return;
+        }
         let undecided = self.aggregator.undecided();
-        if !undecided.is_empty() && now.steady_ms >= self.recover_at_ms {
+        // Without room nothing more is taken over.
+        if !undecided.is_empty() && !self.is_full && now.steady_ms >= self.recover_at_ms {
             if !self.has_producer {
                 // First the fence, then the facts: what an earlier producer left open is aborted before offsets are read.
                 self.plan(Effect::MakeProducer);

@@ -381,6 +381,9 @@ pub struct Worker {
     pub commit_interval: DurationText,
     /// Longest time that matches wait.
     pub flush_interval: DurationText,
+    /// Memory for counts; by default it follows from the memory of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_memory_max: Option<String>,
 }
 
 impl Default for Worker {
@@ -392,6 +395,7 @@ impl Default for Worker {
             session_timeout: "10s".into(),
             commit_interval: "2s".into(),
             flush_interval: "20ms".into(),
+            state_memory_max: None,
         }
     }
 }

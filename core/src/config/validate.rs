@@ -11,13 +11,16 @@ use std::time::Duration;
 use super::raw::DurationText;
 use super::{
     Authentication, Checkpoint, ClientCertificate, Config, Error, GroupName, Input, Kafka, KafkaTls, Monitor,
-    Output, Redis, Repartition, Rule, Secret, TopicName, Window, Worker, duration, raw,
+    Output, Redis, Repartition, Rule, Secret, TopicName, Window, Worker, duration, memory, raw,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+
+const STATE_BYTES_MIN: u64 = 1 << 20;
+const STATE_BYTES_MAX: u64 = 1 << 40;
 
 /// What the worker sets itself, and the key of ours (if any) by which a person can change it.
 pub const OWNED_SETTINGS: [(&str, &str); 22] = [
@@ -278,7 +281,19 @@ fn worker(raw: &raw::Worker) -> Result<Worker, Error> {
         session_timeout: span("worker.sessionTimeout", &raw.session_timeout, SECOND, 300 * SECOND)?,
         commit_interval: span("worker.commitInterval", &raw.commit_interval, 100 * MILLISECOND, 60 * SECOND)?,
         flush_interval: span("worker.flushInterval", &raw.flush_interval, MILLISECOND, SECOND)?,
+        state_bytes_max: raw.state_memory_max.as_deref().map(state_memory).transpose()?,
     })
+}
+
+fn state_memory(text: &str) -> Result<u64, Error> {
+    let path = "worker.stateMemoryMax";
+    match memory::parse(text) {
+        Some(bytes) if (STATE_BYTES_MIN..=STATE_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        Some(_) => refuse(path, format!("must be 1Mi to 1024Gi, got {text}")),
+        None => {
+            refuse(path, format!("must be a number with a unit, such as 512Ki, 256Mi or 2Gi, got {text}"))
+        }
+    }
 }
 
 /// A topic that is written and read by the same monitor would feed it its own output.
