@@ -8,10 +8,13 @@ SHELL := /bin/bash
 # Everything downloaded or built lies here, outside the checkout.
 export CRASHMONITOR_CACHE ?= $(HOME)/.cache/crashmonitor
 export CARGO_TARGET_DIR ?= $(CRASHMONITOR_CACHE)/target
+comma := ,
 TOOLS := $(CRASHMONITOR_CACHE)/tools
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
 MDBOOK_VERSION := 0.5.4
+# Tests wait for services far longer than they compute, so more of them run at once than there are processors.
+export RUST_TEST_THREADS ?= 6
 # What the images hold: release, or dev for tests.
 PROFILE ?= release
 # Has cargo compile the workspace with fail points: for `make faults` alone.
@@ -38,30 +41,41 @@ install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.carg
 	cargo install --locked --path cli
 
 .PHONY: test
-test: deps lint ## Run everything that a change must pass, but for a cluster: format, lints, all tests on a real Kafka and Redis
+test: deps lint ## Run everything that a change must pass: format, lints, all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
-	cargo test --workspace
+	@scripts/images dev
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=recurse run-tests run-cluster-tests
+
+.PHONY: run-tests
+run-tests:
+	cargo test --workspace --exclude crashmonitor-cluster-tests
+
+.PHONY: run-cluster-tests
+run-cluster-tests:
+	@scripts/with-cluster $(MAKE) --no-print-directory on-cluster
+
+# One after the other: helm refuses a definition that it did not install, and api_server installs one where there is none.
+# Each test has pods that compute: no more at once than on two processors.
+.PHONY: on-cluster
+on-cluster: export RUST_TEST_THREADS := 2
+on-cluster:
+	cargo test --workspace --test 'cluster*'
+	cargo test --workspace --test api_server
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no service
-	cargo test --workspace --exclude crashmonitor-testbed
+	cargo test --workspace --exclude crashmonitor-testbed --exclude crashmonitor-cluster-tests
 
 .PHONY: test-services
 test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITOR_INPUT_READER=Librdkafka: all through it)
 	cargo build --workspace --all-targets
-	cargo test -p crashmonitor-testbed
+	cargo test --workspace --exclude crashmonitor-cluster-tests --test '*'
 
 .PHONY: test-cluster
 test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up if it was before)
-	cargo build --workspace --all-targets --all-features
+	cargo build --workspace --all-targets
 	@scripts/images dev
-	@scripts/with-cluster $(MAKE) --no-print-directory run-cluster-tests
-
-# One after the other: helm refuses a definition that it did not install, and api_server installs one where there is none.
-.PHONY: run-cluster-tests
-run-cluster-tests:
-	cargo test --workspace --all-features --test cluster --test cluster_chart --test cluster_cli --test cluster_operator
-	cargo test --workspace --all-features --test api_server
+	@$(MAKE) --no-print-directory run-cluster-tests
 
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster
@@ -79,6 +93,12 @@ run: deps ## Show it at work: Kafka, Redis, two workers and a load generator (SE
 	@cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed \
 	    --bin crashmonitor-worker --bin crashmonitor-loadgen --bin crashmonitor-run
 	@$(CARGO_TARGET_DIR)/release/crashmonitor-run $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: overload
+overload: deps ## Give a worker more than is comfortable, and say what memory that takes (USERS=1000000,10000000)
+	cargo build --release --workspace --bins
+	CRASHMONITOR_OVERLOAD_USERS=$(or $(USERS),1000000$(comma)10000000) \
+	    cargo test --release --workspace --test overload -- --nocapture --test-threads 1
 
 .PHONY: bench
 bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECONDS=30 COMPRESSIONS=none,lz4,zstd)
@@ -131,7 +151,7 @@ fmt: ## Format the code
 lint: ## Check the format and the lints
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
-	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 	$(WITH_FAILPOINTS) cargo check --workspace --bin crashmonitor-worker
 
 .PHONY: mutants

@@ -4,7 +4,7 @@
 //!
 //! Responsible for real faults of real processes, each at a moment when records flow and results are written, and for
 //! an exact comparison at the end: each test reads the output as committed and holds it against a recomputation of
-//! everything in the input. Tests run one at a time, for they load the machine.
+//! everything in the input.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crashmonitor_testbed::load::Load;
@@ -13,7 +13,6 @@ use crashmonitor_testbed::proxy::{EndTxn, Proxy};
 use crashmonitor_testbed::under_load::{self, TIMEOUT, await_more_results, await_owned};
 use crashmonitor_testbed::{Kafka, Redis, Worker, shared, until_true};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const READY: Duration = Duration::from_secs(60);
@@ -21,12 +20,6 @@ const READY: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::from_secs(40);
 
 const PARTITIONS: i32 = 4;
-
-/// One test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A monitor with two workers that share its partitions and have written results, and load that goes on.
 fn begin(monitor: &Monitor<'_>) -> (Vec<Worker>, Load) {
@@ -61,7 +54,6 @@ fn finish(monitor: &Monitor<'_>, load: Load, workers: &[Worker]) {
 
 #[test]
 fn a_killed_worker_that_comes_back_goes_on_from_its_snapshots() {
-    let _alone = alone();
     let redis = Redis::start();
     // Whoever comes back within the session is the member that it was.
     let monitor = Monitor::new(shared::kafka(), "killed").redis(&redis).set("worker.sessionTimeout", "120s");
@@ -83,7 +75,6 @@ fn a_killed_worker_that_comes_back_goes_on_from_its_snapshots() {
 
 #[test]
 fn a_killed_worker_that_stays_away_is_replaced_after_its_session() {
-    let _alone = alone();
     let monitor =
         Monitor::new(shared::kafka(), "gone").set("worker.sessionTimeout", "3s").set("output.mode", "Final");
     let (mut workers, load) = begin(&monitor);
@@ -95,7 +86,6 @@ fn a_killed_worker_that_stays_away_is_replaced_after_its_session() {
 
 #[test]
 fn without_snapshots_recovery_replays_the_log() {
-    let _alone = alone();
     let redis = Redis::start();
     let monitor = Monitor::new(shared::kafka(), "flushed")
         .redis(&redis)
@@ -117,7 +107,6 @@ fn without_snapshots_recovery_replays_the_log() {
 
 #[test]
 fn counting_goes_on_while_redis_is_away_for_a_minute() {
-    let _alone = alone();
     let redis = Redis::start();
     let monitor =
         Monitor::new(shared::kafka(), "no-redis").redis(&redis).set("worker.sessionTimeout", "120s");
@@ -147,7 +136,6 @@ fn counting_goes_on_while_redis_is_away_for_a_minute() {
 
 #[test]
 fn a_broker_that_restarts_costs_nothing() {
-    let _alone = alone();
     let kafka = Kafka::start();
     // The broker may be away for long on a slow machine, and this is not about sessions.
     let monitor =
@@ -172,7 +160,6 @@ fn a_broker_that_restarts_costs_nothing() {
 /// It wakes up in the belief that it owns partitions which are somebody else's by then.
 #[test]
 fn a_worker_that_wakes_from_the_dead_does_no_harm() {
-    let _alone = alone();
     let monitor = Monitor::new(shared::kafka(), "zombie").set("worker.sessionTimeout", "3s");
     let (workers, load) = begin(&monitor);
     workers[0].sigstop();
@@ -188,7 +175,6 @@ fn a_worker_that_wakes_from_the_dead_does_no_harm() {
 /// Two workers, one, two again: who is told to end gives everything back before it goes.
 #[test]
 fn sigterm_hands_over_at_once() {
-    let _alone = alone();
     let monitor = Monitor::new(shared::kafka(), "scaled")
         .set("worker.sessionTimeout", "120s")
         .set("output.mode", "Final");
@@ -214,7 +200,6 @@ fn sigterm_hands_over_at_once() {
 
 #[test]
 fn others_take_over_when_all_workers_are_killed() {
-    let _alone = alone();
     let redis = Redis::start();
     let monitor =
         Monitor::new(shared::kafka(), "all-killed").redis(&redis).set("worker.sessionTimeout", "3s");
@@ -238,7 +223,6 @@ fn proxied<'a>(kafka: &'a Kafka, name: &str) -> Monitor<'a> {
 
 #[test]
 fn connections_that_are_cut_cost_nothing() {
-    let _alone = alone();
     let kafka = Kafka::builder().with_proxies().start();
     let monitor = proxied(&kafka, "cut");
     let (workers, load) = begin(&monitor);
@@ -253,7 +237,6 @@ fn connections_that_are_cut_cost_nothing() {
 /// Its worker has given it up and thrown its state away by then, and another producer of the same name is at work.
 #[test]
 fn the_end_of_a_transaction_that_comes_late_doubles_nothing() {
-    let _alone = alone();
     let kafka = Kafka::builder().with_proxies().start();
     let monitor = proxied(&kafka, "late-end").set("output.mode", "Final");
     let (workers, load) = begin(&monitor);
@@ -271,7 +254,6 @@ fn the_end_of_a_transaction_that_comes_late_doubles_nothing() {
 /// without a rebalance, and the group has nobody for what the other one was to get.
 #[test]
 fn partitions_that_nobody_was_given_find_an_owner() {
-    let _alone = alone();
     let kafka = Kafka::builder().with_proxies().start();
     let monitor = proxied(&kafka, "orphans");
     monitor.create_input(PARTITIONS);
