@@ -10,7 +10,7 @@ use crate::ports::Port;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const END_TXN: [u8; 2] = [0, 26];
 /// The largest request of a client that a test may send.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
 
+/// How long a test may take until it says that a late request may go.
+const LATE_MAX: Duration = Duration::from_secs(120);
+
 /// What becomes of the next request that ends a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndTxn {
@@ -26,6 +29,8 @@ pub enum EndTxn {
     Held(Duration),
     /// It is passed on, and the connection is cut before its answer comes.
     Unanswered,
+    /// The connection is cut, and it is passed on all the same, but only after [`Proxy::pass_late_end`].
+    Late,
 }
 
 /// What a client's bytes are.
@@ -55,6 +60,8 @@ struct State {
     ends_met: AtomicU64,
     /// Those that were passed on.
     ends_passed: AtomicU64,
+    /// Whether one that is late may go.
+    may_late_end_go: (Mutex<bool>, Condvar),
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -110,6 +117,13 @@ impl Proxy {
         *lock(&self.state.end_txn) = Some(end);
     }
 
+    /// Passes on the request that is [`EndTxn::Late`].
+    pub fn pass_late_end(&self) {
+        let (may_go, changed) = &self.state.may_late_end_go;
+        *lock(may_go) = true;
+        changed.notify_all();
+    }
+
     /// How many of these requests have come, up to now, and are held or passed on.
     pub fn ends_met(&self) -> u64 {
         self.state.ends_met.load(Ordering::SeqCst)
@@ -141,6 +155,7 @@ impl Proxy {
             end_txn: Mutex::new(None),
             ends_met: AtomicU64::new(0),
             ends_passed: AtomicU64::new(0),
+            may_late_end_go: (Mutex::new(false), Condvar::new()),
             streams: Mutex::new(Vec::new()),
         });
         let accepting = Arc::clone(&state);
@@ -215,8 +230,15 @@ impl State {
             if end.is_some() {
                 self.ends_met.fetch_add(1, Ordering::SeqCst);
             }
-            if let Some(EndTxn::Held(time)) = end {
-                thread::sleep(time);
+            match end {
+                Some(EndTxn::Held(time)) => thread::sleep(time),
+                Some(EndTxn::Late) => {
+                    from.shutdown(Shutdown::Both)?;
+                    let (may_go, changed) = &self.may_late_end_go;
+                    let wait = changed.wait_timeout_while(lock(may_go), LATE_MAX, |may_go| !*may_go);
+                    drop(wait.unwrap_or_else(PoisonError::into_inner));
+                }
+                Some(EndTxn::Unanswered) | None => {}
             }
             self.linger(bytes);
             to.write_all(&[&length[..], &request].concat())?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crashmonitor_core::config::Config;
+use crashmonitor_testbed::proxy::EndTxn;
 use crashmonitor_testbed::{Isolation, Kafka, NewRecord, Topics, shared, until, until_true};
 use crashmonitor_worker::kafka::Health;
 use crashmonitor_worker::kafka::batch::{Item, MessageQueue};
@@ -55,8 +56,11 @@ impl<'a> Bed<'a> {
     }
 
     fn config(&self) -> Config {
+        self.config_with(&self.kafka.bootstrap())
+    }
+
+    fn config_with(&self, bootstrap: &str) -> Config {
         let Bed { monitor, input, session, .. } = self;
-        let bootstrap = self.kafka.bootstrap();
         Config::parse(&format!(
             "monitor: {{namespace: test, name: {monitor}, uid: u}}\n\
              kafka: {{bootstrapServers: '{bootstrap}'}}\ninput: {{topic: {input}}}\n\
@@ -536,6 +540,52 @@ fn offsets_for_a_coordinator_that_is_gone_do_not_hold_the_loop() {
     });
     let committed = consumer.committed(&[0], TIMEOUT).unwrap();
     assert_eq!(committed[0].value.as_ref().unwrap().offset, 3);
+}
+
+/// `limits.rs` has what becomes of it if the same producer goes on.
+#[test]
+fn a_late_copy_of_a_commit_does_nothing_to_the_producer_that_follows() {
+    let kafka = Kafka::builder().with_proxies().start();
+    let bed = Bed::on(&kafka, "late-commit", 1);
+    let committed = || bed.topics.read_all(&bed.input, Isolation::ReadCommitted).len();
+    let make = || {
+        let config = bed.config_with(&kafka.bootstrap_through_proxies());
+        let clients = Clients::new(&config, "a", &Health::new());
+        let transactions = Transactions::new(clients.transactional_producer().unwrap()).unwrap();
+        transactions.init(TIMEOUT).unwrap();
+        transactions
+    };
+    let write = |transactions: &Transactions| {
+        transactions.producer().begin_transaction().unwrap();
+        let record: BaseRecord<'_, str, str, usize> =
+            BaseRecord::with_opaque_to(bed.input.as_str(), 0).key("k").payload("a result");
+        transactions.producer().send(record).map_err(|(e, _)| e).unwrap();
+        until_true("the result to arrive", TIMEOUT, || {
+            transactions.producer().poll(POLL);
+            transactions.producer().in_flight_count() == 0
+        });
+    };
+
+    let first = make();
+    write(&first);
+    assert!(!first.may_have_late_requests());
+    first.commit(TIMEOUT).unwrap();
+    assert!(!first.may_have_late_requests());
+    write(&first);
+    let proxy = kafka.proxies().next().unwrap();
+    proxy.next_end(EndTxn::Late);
+    first.commit(TIMEOUT).unwrap();
+    assert_eq!((proxy.ends_met(), proxy.ends_passed()), (1, 0));
+    assert!(first.may_have_late_requests());
+    drop(first);
+
+    let second = make();
+    write(&second);
+    proxy.pass_late_end();
+    until_true("the late request to be passed on", TIMEOUT, || proxy.ends_passed() == 1);
+    // Whatever the broker does with it, it has done when it answers to what comes later.
+    second.producer().abort_transaction(TIMEOUT).unwrap();
+    assert_eq!(committed(), 2);
 }
 
 #[test]

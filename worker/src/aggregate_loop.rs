@@ -222,14 +222,9 @@ impl<'a> AggregateLoop<'a> {
 
     fn execute(&mut self, effect: Effect<Membership>, queue: &mut MessageQueue) -> Result<(), kafka::Error> {
         match effect {
-            Effect::MakeProducer => {
-                self.transactions = Some(self.new_transactions()?);
-                self.transactions().and_then(|transactions| transactions.init(TRANSACTION_TIMEOUT))
-            }
+            Effect::MakeProducer => self.make_producer(),
             Effect::DropProducer => {
-                if let Some(transactions) = self.transactions.take() {
-                    self.drop_producer(transactions);
-                }
+                self.drop_producer();
                 Ok(())
             }
             Effect::Read(starts) => {
@@ -332,13 +327,14 @@ impl<'a> AggregateLoop<'a> {
         stored
     }
 
-    fn new_transactions(&self) -> Result<Transactions, kafka::Error> {
+    fn make_producer(&mut self) -> Result<(), kafka::Error> {
         let producer = self.shared.context.clients.transactional_producer();
         let producer = producer.map_err(|error| kafka::Error::Unexpected {
             what: "transactional producer".to_owned(),
             reason: error.to_string(),
         })?;
-        Transactions::new(producer)
+        let transactions = self.transactions.insert(Transactions::new(producer)?);
+        transactions.init(TRANSACTION_TIMEOUT)
     }
 
     fn transactions(&self) -> Result<&Transactions, kafka::Error> {
@@ -348,7 +344,8 @@ impl<'a> AggregateLoop<'a> {
         })
     }
 
-    fn drop_producer(&mut self, transactions: Transactions) {
+    fn drop_producer(&mut self) {
+        let Some(transactions) = self.transactions.take() else { return };
         transactions.producer().purge(PurgeConfig::default().queue().inflight());
         if transactions.is_stuck() {
             self.stuck += 1;
@@ -426,6 +423,12 @@ impl<'a> AggregateLoop<'a> {
     fn transact(&mut self, effect: Effect<Membership>) -> Result<(), kafka::Error> {
         if matches!(effect, Effect::Begin) {
             self.transaction.began = Instant::now();
+            // All is committed here, so nothing that is in memory depends on the producer.
+            if self.transactions.as_ref().is_some_and(Transactions::may_have_late_requests) {
+                tracing::info!("a connection of the producer was lost: another one takes its place");
+                self.drop_producer();
+                self.make_producer()?;
+            }
         }
         if let Effect::Write { results, late } = &effect {
             (self.transaction.results, self.transaction.late) = (results.len() as u64, late.len() as u64);

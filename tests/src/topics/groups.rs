@@ -4,6 +4,7 @@
 //! it has no members. Must never join a group.
 
 use super::{Isolation, TIMEOUT, Topics, admin_options, block_on};
+use crate::wait::until;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
@@ -26,8 +27,10 @@ impl Topics {
         let partitions = self.partitions_of(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
         let mut list = TopicPartitionList::new();
         list.add_partition_range(topic, 0, partitions - 1);
-        let read = consumer.committed_offsets(list, TIMEOUT);
-        let read = read.unwrap_or_else(|e| panic!("reading what {group} committed for {topic}: {e}"));
+        // A broker that has just made the topic of the groups is not their coordinator yet.
+        let read = until(&format!("what {group} committed for {topic}"), TIMEOUT, || {
+            consumer.committed_offsets(list.clone(), TIMEOUT)
+        });
         let mut committed = BTreeMap::new();
         for element in read.elements() {
             element.error().unwrap_or_else(|e| panic!("{group}, {topic}/{}: {e}", element.partition()));

@@ -99,6 +99,13 @@ impl Transaction {
         self.writer.commit_transaction(TIMEOUT).unwrap_or_else(|e| panic!("committing: {e}"));
     }
 
+    /// Commits it, and begins the next one of the same producer.
+    #[track_caller]
+    pub fn commit_and_begin(&self) {
+        self.writer.commit_transaction(TIMEOUT).unwrap_or_else(|e| panic!("committing: {e}"));
+        self.writer.begin_transaction().unwrap_or_else(|e| panic!("beginning: {e}"));
+    }
+
     /// Aborts it.
     #[track_caller]
     pub fn abort(self) {

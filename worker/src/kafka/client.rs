@@ -20,6 +20,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,7 @@ pub struct Delivery {
 pub struct ProducerEvents {
     reporter: Reporter,
     deliveries: Mutex<VecDeque<Delivery>>,
+    has_lost_connection: AtomicBool,
 }
 
 impl ProducerEvents {
@@ -141,10 +143,20 @@ impl ProducerEvents {
     pub fn take_deliveries(&self) -> VecDeque<Delivery> {
         std::mem::take(&mut *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Whether a connection was lost, as far as events were served. A request that was on it may still arrive, behind others
+    /// that were sent later.
+    pub fn has_lost_connection(&self) -> bool {
+        self.has_lost_connection.load(Ordering::Relaxed)
+    }
 }
 
 impl ClientContext for ProducerEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // There was nothing on one that could not be made.
+        if facility == "FAIL" && !line.contains(": Connect to ") {
+            self.has_lost_connection.store(true, Ordering::Relaxed);
+        }
         self.reporter.log(level, facility, line);
     }
 
@@ -292,6 +304,8 @@ impl Clients {
         let mut config = self.producer("aggregate-producer")?;
         config.set("transactional.id", &self.transactional_id);
         config.set("transaction.timeout.ms", "15000");
+        // How a lost connection is noticed; see `Transactions::may_have_late_requests`.
+        config.set("log.connection.close", "true");
         self.create(&config, self.producer_events("aggregate-producer"))
     }
 
@@ -332,7 +346,11 @@ impl Clients {
     }
 
     fn producer_events(&self, role: &'static str) -> ProducerEvents {
-        ProducerEvents { reporter: Reporter::new(role, &self.health), deliveries: Mutex::default() }
+        ProducerEvents {
+            reporter: Reporter::new(role, &self.health),
+            deliveries: Mutex::default(),
+            has_lost_connection: AtomicBool::new(false),
+        }
     }
 
     fn create<T, C>(&self, config: &ClientConfig, context: C) -> Result<T, Error>

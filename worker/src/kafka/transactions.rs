@@ -12,6 +12,13 @@
 //! given up, with its thread and its producer: neither is used again, and should the call go on one day, the next
 //! producer has fenced it.
 
+//!
+//! # Why a producer is replaced when it has lost a connection
+//! librdkafka 2.14 does not have the second version of transactions (KIP-890): all transactions of a producer have one epoch.
+//! When a connection is lost, librdkafka asks again on another one, and says nothing of it. But the first request may
+//! be on its way still, at a broker that was stopped or in a network that was cut: the end of one transaction then ends the
+//! next one, half written, as `tests/tests/limits.rs` shows. A new producer has another epoch, and what is late is refused.
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -29,6 +36,10 @@ use super::client::Producer;
 /// How much longer than its time limit a call may take: librdkafka looks at the limit where it does, and its own answer
 /// says more than ours.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How many events of the client are looked at before a transaction. In one, while nobody looks, only lost connections are
+/// told, each once in 30 s: two lines for each of a few brokers.
+const EVENTS_MAX: usize = 32;
 
 enum Call {
     Init(Duration),
@@ -76,6 +87,14 @@ impl Transactions {
     /// For what waits for nobody: writing, beginning a transaction, purging.
     pub fn producer(&self) -> &Producer {
         &self.producer
+    }
+
+    /// Whether a request may still be on its way that would be taken for one of the next transaction.
+    pub fn may_have_late_requests(&self) -> bool {
+        for _ in 0..EVENTS_MAX {
+            self.producer.poll(Duration::ZERO);
+        }
+        self.producer.context().has_lost_connection()
     }
 
     /// Whether a call did not end in time. Nothing can be done with it any more but to drop it, and then its thread and the
