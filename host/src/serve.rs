@@ -66,7 +66,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpStream};
     use std::thread;
-    use std::time::Instant;
 
     use axum::routing::get;
 
@@ -85,26 +84,31 @@ mod tests {
         address
     }
 
-    /// The code that is answered to a request, and how long that took; no code if the connection was closed before.
-    fn asked(address: SocketAddr, request: &[u8]) -> (Option<u16>, Duration) {
-        let begun = Instant::now();
+    /// What is answered to a request until the connection is closed.
+    fn answer_to(address: SocketAddr, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(4 * CONNECTION_TIME_MAX)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // Whoever is refused midway may find the connection closed.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        (answer.split(' ').nth(1).and_then(|code| code.parse().ok()), begun.elapsed())
+        match stream.read_to_end(&mut answer) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => panic!("nobody closed it in {PATIENCE:?}"),
+            Ok(_) | Err(_) => String::from_utf8_lossy(&answer).into_owned(),
+        }
     }
 
+    fn code(answer: &str) -> Option<u16> {
+        answer.split(' ').nth(1).and_then(|code| code.parse().ok())
+    }
+
+    /// Far beyond the bound, for a slow machine: without a bound a test would wait for ever.
+    const PATIENCE: Duration = CONNECTION_TIME_MAX.saturating_mul(24);
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
     #[test]
     fn a_connection_is_one_request() {
-        let (code, after) = asked(served(), &[GET, GET].concat());
-        assert_eq!(code, Some(200));
-        assert!(after < CONNECTION_TIME_MAX, "it was kept open for {after:?}");
+        let answer = answer_to(served(), &[GET, GET].concat());
+        assert_eq!((code(&answer), answer.matches("HTTP/1.1").count()), (Some(200), 1), "{answer}");
     }
 
     #[test]
@@ -116,22 +120,22 @@ mod tests {
             format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n"),
             format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(1_000)),
         ] {
-            let (code, after) = asked(address, request.as_bytes());
-            assert!(matches!(code, Some(414 | 431)), "{code:?}");
-            assert!(after < CONNECTION_TIME_MAX, "{after:?}");
+            let answer = answer_to(address, request.as_bytes());
+            assert!(matches!(code(&answer), Some(414 | 431)), "{answer}");
         }
         // A body is not read: without it there is an answer all the same.
-        let (code, _) = asked(address, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n");
-        assert_eq!(code, Some(405));
+        let answer = answer_to(address, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n");
+        assert_eq!(code(&answer), Some(405));
     }
 
     #[test]
-    fn who_asks_slowly_or_takes_the_answer_slowly_is_cut_off() {
-        let address = served();
-        let (code, after) = asked(address, b"GET / HTTP/1.1\r\n");
-        assert_eq!(code, None);
-        assert!((CONNECTION_TIME_MAX..2 * CONNECTION_TIME_MAX).contains(&after), "{after:?}");
+    fn who_asks_slowly_is_cut_off() {
+        assert_eq!(answer_to(served(), b"GET / HTTP/1.1\r\n"), "");
+    }
 
+    #[test]
+    fn who_takes_the_answer_slowly_is_cut_off() {
+        let address = served();
         let mut slow = TcpStream::connect(address).unwrap();
         slow.write_all(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         thread::sleep(CONNECTION_TIME_MAX + Duration::from_secs(1));
@@ -141,14 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn many_that_say_nothing_make_others_wait_and_no_longer_than_the_bound() {
+    fn many_that_say_nothing_shut_nobody_out() {
         let address = served();
         let silent: Vec<TcpStream> =
             (0..CONNECTIONS_MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let (code, after) = asked(address, GET);
-        assert_eq!(code, Some(200));
-        assert!((CONNECTION_TIME_MAX / 2..2 * CONNECTION_TIME_MAX).contains(&after), "{after:?}");
+        assert_eq!(code(&answer_to(address, GET)), Some(200));
         drop(silent);
-        assert!(asked(address, GET).1 < CONNECTION_TIME_MAX / 2);
     }
 }
