@@ -255,6 +255,11 @@ impl<'a> Monitor<'a> {
         self.await_time(workers, "closedThroughMs", time_ms, timeout);
     }
 
+    /// Whether all windows that end at `time_ms` or earlier are closed; if not, what the workers say.
+    pub fn closed(&self, workers: &[Worker], time_ms: i64) -> Result<(), String> {
+        self.come_to(workers, "closedThroughMs", time_ms)
+    }
+
     /// The results written so far, in the order of the log of each partition.
     #[track_caller]
     pub fn alerts(&self) -> Vec<Alert> {
@@ -346,12 +351,16 @@ impl<'a> Monitor<'a> {
     #[track_caller]
     fn await_time(&self, workers: &[Worker], key: &str, time_ms: i64, timeout: Duration) {
         until(&format!("{key} of all shards of {} to be {time_ms}", self.name), timeout, || {
-            let statuses: Vec<Value> = workers.iter().filter_map(|worker| worker.try_status().ok()).collect();
-            self.reached(&statuses, key, time_ms).map_err(|why| {
-                let logs: Vec<String> = workers.iter().map(Worker::log_tail).collect();
-                format!("{why}\n{}", logs.join("\n"))
-            })
+            self.come_to(workers, key, time_ms)
         });
+    }
+
+    fn come_to(&self, workers: &[Worker], key: &str, time_ms: i64) -> Result<(), String> {
+        let statuses: Vec<Value> = workers.iter().filter_map(|worker| worker.try_status().ok()).collect();
+        self.reached(&statuses, key, time_ms).map_err(|why| {
+            let logs: Vec<String> = workers.iter().map(Worker::log_tail).collect();
+            format!("{why}\n{}", logs.join("\n"))
+        })
     }
 
     /// Whether each shard is owned by one of the workers with these statuses and has come to `time_ms` by `key`, such

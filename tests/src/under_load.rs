@@ -98,9 +98,22 @@ pub fn await_owned(worker: &Worker, input: usize, aggregate: usize, timeout: Dur
 /// Ends the load, has all windows close, ends the workers, and compares.
 #[track_caller]
 pub fn finish(monitor: &Monitor<'_>, load: Load, workers: &[Worker]) -> Outcome {
+    let end_ms = end(monitor, load);
+    monitor.await_closed(workers, end_ms, TIMEOUT);
+    compare_all(monitor, workers)
+}
+
+/// Ends the load, and has event time go on. All results are due when the windows that end at the returned time are closed.
+#[track_caller]
+pub fn end(monitor: &Monitor<'_>, load: Load) -> i64 {
     let last_ms = load.finish();
     monitor.advance(last_ms + 60_000);
-    monitor.await_closed(workers, last_ms + 10_000, TIMEOUT);
+    last_ms + 10_000
+}
+
+/// Ends the workers, and compares, once all windows are closed.
+#[track_caller]
+pub fn compare_all(monitor: &Monitor<'_>, workers: &[Worker]) -> Outcome {
     // A transaction that a dead worker left open hides what is behind it until it times out.
     monitor.await_results(&monitor.expected(), TIMEOUT);
     Monitor::stop(workers);

@@ -113,8 +113,8 @@ impl<'a> Scene<'a> {
         });
     }
 
-    /// Who wakes up in a rebalance that went on without it may find its own name taken, by its own request to join again.
-    /// Such a worker ends, and whatever looks after it starts it again.
+    /// Who wakes up in a rebalance that went on without it may find its own name taken, by its own request to join again, and
+    /// so may who had no processor for as long as its session. Such a worker ends, and whatever looks after it starts it again.
     fn start_fenced_again(&mut self, away: Option<usize>) {
         for (number, worker) in self.workers.iter_mut().enumerate() {
             if Some(number) == away || worker.is_running() {
@@ -141,7 +141,12 @@ impl<'a> Scene<'a> {
     /// Ends load and workers, and compares.
     pub fn finish(&mut self) -> Outcome {
         let load = self.load.take().expect("the load has begun");
-        under_load::finish(&self.monitor, load, &self.workers)
+        let end_ms = under_load::end(&self.monitor, load);
+        until("all windows to close", TIMEOUT, || {
+            self.start_fenced_again(None);
+            self.monitor.closed(&self.workers, end_ms)
+        });
+        under_load::compare_all(&self.monitor, &self.workers)
     }
 
     /// What the topics say once nothing is written to them any more. Workers end as they are.
