@@ -1,5 +1,8 @@
 # Jars from Maven Central, with all that they need, in a directory of the cache. Sourced after common.sh.
-# shellcheck shell=bash disable=SC2154 # common.sh sets them
+# shellcheck shell=bash disable=SC2034,SC2154 # others use them, and common.sh sets them
+
+# The broker of tests, benchmarks and the demo; tests/src/kafka.rs says it too.
+kafka=${KAFKA_VERSION:-4.1.2}
 
 # fetch_jars NAME COORDINATES…: puts the jars of the artifacts (GROUP:ARTIFACT:VERSION) and of all that they need at run
 # time into $cache/NAME/libs. Does nothing when they are there; NAME must therefore say the versions. The directory
