@@ -52,6 +52,7 @@ run-tests:
 
 .PHONY: run-cluster-tests
 run-cluster-tests:
+	@scripts/fetch-kafka tools
 	@scripts/with-cluster $(MAKE) --no-print-directory on-cluster
 
 # One after the other: helm refuses a definition that it did not install, and api_server installs one where there is none.
@@ -76,6 +77,12 @@ test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up i
 	cargo build --workspace --all-targets
 	@scripts/images dev
 	@$(MAKE) --no-print-directory run-cluster-tests
+
+.PHONY: test-commands
+test-commands: deps ## Run the commands of the documentation that take minutes (the others are in make test)
+	cargo build --release -p crashmonitor-bench
+	CRASHMONITOR_LOADGEN=$(CARGO_TARGET_DIR)/release/crashmonitor-loadgen \
+	    cargo test -p crashmonitor-testbed --test docs_commands -- --ignored
 
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster

@@ -138,14 +138,26 @@ impl Namespace {
     /// Makes one whose name begins with `prefix`.
     #[track_caller]
     pub fn new(prefix: &str) -> Namespace {
+        Namespace::make(format!("{}-{}", unique(prefix), std::process::id()))
+    }
+
+    #[track_caller]
+    fn make(name: String) -> Namespace {
         let cluster = Cluster::get();
-        let name = format!("{}-{}", unique(prefix), std::process::id());
         cluster.apply(&json!({
             "apiVersion": "v1",
             "kind": "Namespace",
             "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         }));
         Namespace { cluster, name }
+    }
+
+    /// One of this very name, for what names it itself. What an earlier run left under that name is removed first.
+    #[track_caller]
+    pub fn named(name: &str) -> Namespace {
+        let cluster = Cluster::get();
+        cluster.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=180s"]);
+        Namespace::make(name.to_owned())
     }
 
     /// Its name.

@@ -7,6 +7,7 @@
 //! A delay is what this module is for, so it sleeps; nobody waits here for a condition that way.
 
 use crate::ports::Port;
+use crate::wait::until;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +19,8 @@ use std::time::Duration;
 const END_TXN: [u8; 2] = [0, 26];
 /// The largest request of a client that a test may send.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// How long somebody else may have the address that a proxy is to listen at.
+const FREE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a test may take until it says that a late request may go.
 const LATE_MAX: Duration = Duration::from_secs(120);
@@ -43,7 +46,9 @@ enum Protocol {
 /// A proxy in front of one address. It ends with the program; dropping it cuts its connections.
 #[derive(Debug)]
 pub struct Proxy {
-    port: Port,
+    address: SocketAddr,
+    /// None where the address was given.
+    _port: Option<Port>,
     state: Arc<State>,
 }
 
@@ -76,9 +81,19 @@ impl Proxy {
         Proxy::start(target, Protocol::Any)
     }
 
+    /// A proxy at an address that somebody else has chosen, such as the one where clients look by default. Waits for up to
+    /// five minutes until nobody else has it.
+    #[track_caller]
+    pub fn listening_at(address: &str, target: &str) -> Proxy {
+        let parse = |text: &str| text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+        let (address, target) = (parse(address), parse(target));
+        let listener = until(&format!("{address} to be free"), FREE_TIMEOUT, || TcpListener::bind(address));
+        Proxy::run(listener, address, None, target, Protocol::Any)
+    }
+
     /// Where clients connect to.
     pub fn address(&self) -> SocketAddr {
-        self.port.address()
+        self.address
     }
 
     /// Cuts all connections, and each new one at once, until [`Proxy::mend`].
@@ -144,8 +159,18 @@ impl Proxy {
 
     fn start(target: SocketAddr, protocol: Protocol) -> Proxy {
         let port = Port::reserve();
-        let listener =
-            TcpListener::bind(port.address()).unwrap_or_else(|e| panic!("{}: {e}", port.address()));
+        let address = port.address();
+        let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        Proxy::run(listener, address, Some(port), target, protocol)
+    }
+
+    fn run(
+        listener: TcpListener,
+        address: SocketAddr,
+        port: Option<Port>,
+        target: SocketAddr,
+        protocol: Protocol,
+    ) -> Proxy {
         let state = Arc::new(State {
             target: Mutex::new(target),
             protocol,
@@ -160,7 +185,7 @@ impl Proxy {
         });
         let accepting = Arc::clone(&state);
         thread::spawn(move || accept(&listener, &accepting));
-        Proxy { port, state }
+        Proxy { address, _port: port, state }
     }
 }
 

@@ -3,14 +3,13 @@
 use crashmonitor_testbed::certificates::Certificates;
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::monitoring::{metrics_in, read as page};
+use crashmonitor_testbed::pages::pages;
 use crashmonitor_testbed::ports::Port;
 use crashmonitor_testbed::tools::root;
 use crashmonitor_testbed::worker::binary;
 use crashmonitor_testbed::{NewRecord, Worker, shared, until};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -281,31 +280,6 @@ fn each_sample_of_the_output_fits_its_schema() {
         let [sample, schema] = &parsed[..] else { panic!("{heading} has a sample and a schema") };
         fits(sample, schema, heading);
     }
-}
-
-/// The Markdown pages below `dir`, from the root of the checkout.
-fn pages_below(dir: &Path, found: &mut BTreeSet<String>) {
-    let entries = fs::read_dir(root().join(dir)).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-    for entry in entries {
-        let entry = entry.expect("a directory can be read");
-        let path = dir.join(entry.file_name());
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type().expect("a file has a type").is_dir() {
-            if !name.starts_with('.') && name != "target" {
-                pages_below(&path, found);
-            }
-        } else if name.ends_with(".md") {
-            found.insert(path.display().to_string());
-        }
-    }
-}
-
-/// All Markdown pages of the project.
-fn pages() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    pages_below(Path::new(""), &mut found);
-    assert!(found.contains("README.md") && found.contains(CONTENTS), "{found:?}");
-    found
 }
 
 /// The table of contents of the site.
