@@ -10,6 +10,7 @@ export CRASHMONITOR_CACHE ?= $(HOME)/.cache/crashmonitor
 export CARGO_TARGET_DIR ?= $(CRASHMONITOR_CACHE)/target
 comma := ,
 TOOLS := $(CRASHMONITOR_CACHE)/tools
+CARGO_CYCLONEDX_VERSION := 0.5.9
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
 MDBOOK_VERSION := 0.5.4
@@ -192,6 +193,16 @@ deny: ## Check licences, sources, duplicates, and advisories where their databas
 	@command -v $(TOOLS)/bin/cargo-deny >/dev/null || \
 	    cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
 	@scripts/check-dependencies $(TOOLS)/bin/cargo-deny
+
+.PHONY: release
+release: ## Make a release in dist/: programs, images, chart, SBOMs, checksums (IMAGES=no: without images)
+	@command -v $(TOOLS)/bin/cargo-cyclonedx >/dev/null || \
+	    cargo install --locked --root $(TOOLS) cargo-cyclonedx@$(CARGO_CYCLONEDX_VERSION)
+	@scripts/release $(if $(IMAGES),--images $(IMAGES))
+
+.PHONY: release-check
+release-check: ## Make the release in dist/ again in another place, and compare byte by byte
+	@scripts/release-check
 
 .PHONY: docs
 docs: ## Build the documentation as a site (into the cache; says where)

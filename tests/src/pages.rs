@@ -45,7 +45,7 @@ pub enum Who {
 }
 
 /// Every block: its page, how it begins, and who executes it.
-pub const LISTED: [(&str, &str, Who); 31] = [
+pub const LISTED: [(&str, &str, Who); 32] = [
     ("README.md", "make run ", Who::Make),
     ("README.md", "helm install", Who::Cluster),
     ("README.md", "crashmonitor-worker check", Who::Here),
@@ -74,6 +74,7 @@ pub const LISTED: [(&str, &str, Who); 31] = [
     ("docs/getting-started.md", "make cluster-down", Who::Make),
     ("docs/loadgen.md", "# 100,000 records/s", Who::Long),
     ("docs/operations.md", "kubectl scale", Who::Cluster),
+    ("docs/releasing.md", "make release", Who::Make),
     ("docs/runbooks.md", "NS=shop", Who::Cluster),
     ("docs/runbooks.md", "kubectl --namespace $NS patch", Who::Cluster),
     ("docs/testing.md", "make fuzz", Who::Make),
@@ -84,11 +85,11 @@ pub const LISTED: [(&str, &str, Who); 31] = [
 ];
 
 /// The targets of `make` that pages name, and why a test does not run them: a stand-in for `make` sees that they are there.
-pub const TARGETS: [(&str, &str); 28] = [
+pub const TARGETS: [(&str, &str); 30] = [
     ("bench", "an hour; measures"),
     ("bench-micro", "minutes; measures"),
     ("bench-peers", "hours; measures"),
-    ("build", "a release build"),
+    ("build", "a release build; `make release` has one"),
     ("chart-test", "a part of `make test`"),
     ("chart-update", "writes into the checkout"),
     ("cluster", "`make test` brings the cluster up before"),
@@ -105,6 +106,8 @@ pub const TARGETS: [(&str, &str); 28] = [
     ("install-cli", "a release build into the user's home"),
     ("mutants", "minutes"),
     ("overload", "minutes; measures"),
+    ("release", "two release builds; docs/releasing.md"),
+    ("release-check", "a part of `make release`"),
     ("run", "a release build, and no end; the tests start the same services"),
     ("sim", "as long as is asked for; `make test` has 1,000 seeds"),
     ("sim-mutants", "hours"),

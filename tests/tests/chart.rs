@@ -82,6 +82,22 @@ fn the_version_is_the_workspace_s() {
     }
 }
 
+/// Where an image of ours is named with its version, outside of tests and of the chart, which takes its own.
+const IMAGES_NAMED: [&str; 2] = ["Containerfile", "config/deployment.yaml"];
+
+#[test]
+fn every_image_of_ours_has_the_version() {
+    for file in IMAGES_NAMED {
+        let text = read(file);
+        let tags: Vec<&str> = ["crashmonitor/worker:", "crashmonitor/operator:"]
+            .into_iter()
+            .flat_map(|image| text.split(image).skip(1))
+            .filter_map(|rest| rest.split_whitespace().next())
+            .collect();
+        assert_eq!(tags, [env!("CARGO_PKG_VERSION"); 2], "{file}");
+    }
+}
+
 /// The definitions that the project's types give, by file.
 fn definitions() -> BTreeMap<String, String> {
     let files = fs::read_dir(root().join("crds")).expect("crds/ is there");
