@@ -4,18 +4,19 @@
 //! is answered; the routes do.
 //!
 //! A client that is too many waits to be accepted; one that is too slow, in asking or in taking the answer, is cut off.
+//! A route whose answer does not end by itself is given more time, by [`Allowance`], and must bound that itself.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Connections at once. A probe, a scrape and the operator's look need one each, for milliseconds.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -25,6 +26,17 @@ pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// After an error in accepting, such as too few file descriptors, which passes by itself.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The time that a connection has left: an extension of its request.
+#[derive(Clone, Debug)]
+pub struct Allowance(Arc<watch::Sender<Instant>>);
+
+impl Allowance {
+    /// From now on the connection is cut off at this instant, be it later or earlier than before.
+    pub fn until(&self, deadline: Instant) {
+        self.0.send_replace(deadline);
+    }
+}
 
 /// Serves `router` until the future is dropped.
 pub async fn serve(listener: TcpListener, router: Router) {
@@ -36,7 +48,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
                 let router = router.clone();
                 tokio::spawn(async move {
                     // A client that is slow or breaks off is its own affair.
-                    let _ = timeout(CONNECTION_TIME_MAX, answer(stream, router)).await;
+                    answer_in_time(stream, router).await;
                     drop(permit);
                 });
             }
@@ -46,6 +58,21 @@ pub async fn serve(listener: TcpListener, router: Router) {
                 }
                 sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+async fn answer_in_time(stream: TcpStream, router: Router) {
+    let (sender, mut deadline) = watch::channel(Instant::now() + CONNECTION_TIME_MAX);
+    let router = router.layer(Extension(Allowance(Arc::new(sender))));
+    let mut answered = Box::pin(answer(stream, router));
+    loop {
+        let at = *deadline.borrow_and_update();
+        tokio::select! {
+            _ = &mut answered => return,
+            // Nobody can move the deadline any more once the sender is gone.
+            Ok(()) = deadline.changed() => {}
+            () = sleep_until(at) => return,
         }
     }
 }
@@ -76,12 +103,28 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let router =
-            Router::new().route("/", get(async || "ok\n")).route("/much", get(async || vec![b'x'; 64 << 20]));
+        let router = Router::new()
+            .route("/", get(async || "ok\n"))
+            .route("/much", get(async || vec![b'x'; 64 << 20]))
+            .route("/slow", get(slow))
+            .route("/endless", get(endless));
         thread::spawn(move || {
             runtime.block_on(async { serve(TcpListener::from_std(listener).unwrap(), router).await });
         });
         address
+    }
+
+    /// Takes longer than a connection may, and says so.
+    async fn slow(Extension(allowance): Extension<Allowance>) -> &'static str {
+        allowance.until(Instant::now() + PATIENCE);
+        sleep(CONNECTION_TIME_MAX * 5 / 4).await;
+        "at last\n"
+    }
+
+    /// Takes longer than it says.
+    async fn endless(Extension(allowance): Extension<Allowance>) -> &'static str {
+        allowance.until(Instant::now() + CONNECTION_TIME_MAX / 10);
+        std::future::pending().await
     }
 
     /// What is answered to a request until the connection is closed.
@@ -142,6 +185,13 @@ mod tests {
         let mut taken = Vec::new();
         let _ = slow.read_to_end(&mut taken);
         assert!(taken.len() < 64 << 20, "all of {} bytes were kept for it", taken.len());
+    }
+
+    #[test]
+    fn a_route_may_take_longer_and_no_longer_than_it_says() {
+        let address = served();
+        assert!(answer_to(address, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").ends_with("at last\n"));
+        assert_eq!(answer_to(address, b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"), "");
     }
 
     #[test]
