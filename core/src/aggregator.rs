@@ -16,6 +16,7 @@
 //! shard, throws its state away, and recovery runs as after a crash. No partial rewind exists.
 
 pub mod drive;
+pub mod look;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,8 @@ use crate::ids::{LogOffset, Shard, TopicId};
 use crate::recovery::{self, DataLoss, Decision, WithoutSnapshot};
 use crate::snapshot::{self, Identity};
 use crate::time::Timestamp;
+
+use look::{Lateness, Look, Users};
 
 /// When to commit and to take snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -208,6 +211,7 @@ pub struct Aggregator {
     in_transaction: Vec<(Shard, LogOffset, AggregateCommit)>,
     committed_at: Option<Timestamp>,
     state_bytes_max: usize,
+    lateness: Lateness,
 }
 
 impl Aggregator {
@@ -223,6 +227,7 @@ impl Aggregator {
             in_transaction: Vec::new(),
             committed_at: None,
             state_bytes_max: usize::MAX,
+            lateness: Lateness::default(),
         }
     }
 
@@ -323,6 +328,9 @@ impl Aggregator {
             return Err(Refused::Skipped { shard, expected, at });
         }
         let message = Message::decode(value).map_err(|error| Refused::Unreadable { shard, at, error })?;
+        if live.is_some() {
+            self.lateness.observe(state, &message);
+        }
         let mut effects = Vec::new();
         state.apply(at, &message, &mut effects);
         for effect in effects {
@@ -419,6 +427,18 @@ impl Aggregator {
     /// The shards owned now.
     pub fn views(&self) -> Vec<View> {
         self.slots.iter().map(|(&shard, slot)| slot.view(shard)).collect()
+    }
+
+    /// The counts, for a person to look at: see [`look`].
+    pub fn look(&self, users: Users) -> Look {
+        // What is being replayed tells of the past, and of watermarks that are not known yet.
+        let states: Vec<&Partition> = self.lives().map(|(_, live)| &live.state).collect();
+        look::look(&states, users)
+    }
+
+    /// How late crashes came since the process began.
+    pub fn lateness(&self) -> Lateness {
+        self.lateness
     }
 
     /// The live state of a shard, for tests and checks.

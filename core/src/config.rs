@@ -231,6 +231,8 @@ pub struct Worker {
     pub flush_interval: Duration,
     /// Memory for counts, in bytes; `None`: as the memory of the process allows.
     pub state_bytes_max: Option<u64>,
+    /// Whether `/status` names the users with most crashes.
+    pub users_in_status: bool,
 }
 
 /// A configuration in which every value has been checked.

@@ -41,6 +41,16 @@ pub struct Status {
     /// Losses of data that this process has seen, the last ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub data_loss: Vec<DataLoss>,
+    /// Windows that still count, over all partitions that the worker owns: the latest, by their start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<OpenWindow>,
+    /// The users with most crashes in one of these windows, most first. Absent unless `worker.usersInStatus` has them
+    /// named, and where there are too many counts to walk over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Vec<UserCount>>,
+    /// How far behind the watermark crashes were when they came, since the process began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lateness: Vec<LatenessBucket>,
 }
 
 /// How many partitions the topics have.
@@ -147,6 +157,49 @@ pub struct State {
     pub bytes: u64,
     /// What they may take. A worker that has come to it reads nothing and is not ready.
     pub bytes_max: u64,
+}
+
+/// A window that still counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OpenWindow {
+    /// Its first instant.
+    pub start_ms: i64,
+    /// The instant after its last.
+    pub end_ms: i64,
+    /// Users with crashes in it.
+    pub users: u64,
+    /// Crashes in it; absent where there are too many counts to walk over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crashes: Option<u64>,
+    /// Users above the threshold; absent like the crashes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub above: Option<u64>,
+    /// For how many of the repartition partitions that the worker owns it is complete.
+    pub complete_in: u64,
+}
+
+/// The crashes of a user in a window.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UserCount {
+    /// Whose crashes. Whatever a record said: never to be taken for markup.
+    pub user: String,
+    /// The window's first instant.
+    pub start_ms: i64,
+    /// How many.
+    pub crashes: u64,
+}
+
+/// Crashes that came about equally late.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LatenessBucket {
+    /// The most by which they were behind the watermark; 0: not behind it. Absent: more than all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up_to_ms: Option<i64>,
+    /// How many.
+    pub records: u64,
 }
 
 /// Counts since the process began.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crashmonitor_core::aggregate::Effect as CountEffect;
 use crashmonitor_core::aggregate::{LateEvent, Outcome};
 use crashmonitor_core::aggregator::drive::{Drive, Effect, Event, HaltReason};
+use crashmonitor_core::aggregator::look::Users;
 use crashmonitor_core::aggregator::{Aggregator, Notice, Recovery, Refused, View};
 use crashmonitor_core::commit::AggregateCommit;
 use crashmonitor_core::ids::{LogOffset, Shard, TopicId};
@@ -548,7 +549,11 @@ impl<'a> AggregateLoop<'a> {
         let (is_member, is_halted) =
             (self.drive.is_member() && self.shared.has_joined(), self.shared.is_halted());
         let owned: BTreeSet<i32> = self.drive.owned().iter().map(|shard| shard.0.cast_signed()).collect();
+        let users = if self.shared.config().worker.users_in_status { Users::Named } else { Users::Unnamed };
+        let look = self.drive.aggregator().look(users);
+        let lateness = self.drive.aggregator().lateness().buckets();
         admin.update_status(|status| {
+            (status.windows, status.users, status.lateness) = (look.windows, look.users, lateness);
             status.aggregate.retain(|partition, _| owned.contains(partition));
             for view in &views {
                 let shown = status.aggregate.entry(partition(view.shard)).or_default();

@@ -384,6 +384,9 @@ pub struct Worker {
     /// Memory for counts; by default it follows from the memory of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_memory_max: Option<String>,
+    /// Whether `/status` names users. Not written where it does not, as older workers don't know it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub users_in_status: bool,
 }
 
 impl Default for Worker {
@@ -396,6 +399,7 @@ impl Default for Worker {
             commit_interval: "2s".into(),
             flush_interval: "20ms".into(),
             state_memory_max: None,
+            users_in_status: false,
         }
     }
 }

@@ -282,6 +282,7 @@ fn worker(raw: &raw::Worker) -> Result<Worker, Error> {
         commit_interval: span("worker.commitInterval", &raw.commit_interval, 100 * MILLISECOND, 60 * SECOND)?,
         flush_interval: span("worker.flushInterval", &raw.flush_interval, MILLISECOND, SECOND)?,
         state_bytes_max: raw.state_memory_max.as_deref().map(state_memory).transpose()?,
+        users_in_status: raw.users_in_status,
     })
 }
 
