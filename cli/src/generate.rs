@@ -159,7 +159,11 @@ fn resource(choices: &Choices, namespace: Option<String>) -> Result<String, Erro
     monitor.metadata.namespace.get_or_insert_with(|| "default".to_owned());
     monitor.metadata.uid = Some("not-there-yet".to_owned());
     // The image is the operator's, and so is the check.
-    let defaults = Defaults { worker_image: Some("image".to_owned()), operator_namespace: String::new() };
+    let defaults = Defaults {
+        worker_image: Some("image".to_owned()),
+        operator_namespace: String::new(),
+        console: false,
+    };
     validate(&monitor, &defaults).map_err(|e| refused(e.to_string()))?;
     Ok(serde_yaml::to_string(&object).expect("plain data is YAML"))
 }

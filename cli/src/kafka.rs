@@ -91,7 +91,11 @@ fn yaml<T: DeserializeOwned>(file: &Path, flag: &str, next: &str) -> Result<T, E
 /// What the pods have serves here too, unless it lies in Secrets: those are not read.
 fn of_resource(monitor: &CrashMonitor, has_own_kafka: bool) -> Result<raw::Config, Error> {
     // The image is the operator's business, and nothing is started here.
-    let defaults = Defaults { worker_image: Some("image".to_owned()), operator_namespace: String::new() };
+    let defaults = Defaults {
+        worker_image: Some("image".to_owned()),
+        operator_namespace: String::new(),
+        console: false,
+    };
     let fix = "correct the resource; `kubectl crashmonitor status` says what the operator thinks of it";
     let checked = validate(monitor, &defaults)
         .map_err(|e| Error::failed(format!("the resource can't be used: {e}"), fix))?;

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod console;
 pub mod controller;
 pub mod events;
 pub mod generated;

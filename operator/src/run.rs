@@ -1,6 +1,6 @@
 //! From the command line to a running controller, and back.
 //!
-//! Responsible for the order of start and end: endpoints first, then the lead, then the controllers; at the end the
+//! Responsible for the order of start and end: endpoints first, the console among them where it is wanted, then the lead, then the controllers; at the end the
 //! controllers finish what they have begun, and the lead is given back. Must never let a controller run without the
 //! lead: when it is lost, the process ends and starts anew.
 
@@ -22,6 +22,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::admin::Admin;
 use crate::api::schema;
+use crate::console;
 use crate::controller::{self, Common};
 use crate::lease::Elector;
 use crate::manifests::OPERATOR;
@@ -45,6 +46,13 @@ pub struct Options {
     /// Namespaces to watch, comma-separated; none: all.
     #[arg(long, env = "CRASHMONITOR_WATCH_NAMESPACES", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
+    /// Where the console is served: a page that shows monitors at work, and users with crashes, to whoever reaches it.
+    /// None: nowhere.
+    #[arg(long, env = "CRASHMONITOR_CONSOLE_LISTEN")]
+    console_listen: Option<SocketAddr>,
+    /// Names under which the console may be asked, comma-separated, beside addresses and names within the cluster.
+    #[arg(long, env = "CRASHMONITOR_CONSOLE_HOSTS", value_delimiter = ',')]
+    console_hosts: Vec<String>,
     /// The namespace of the operator and of its Lease; default: that of the client's configuration.
     #[arg(long, env = "POD_NAMESPACE")]
     leader_election_namespace: Option<String>,
@@ -73,6 +81,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         version = reach(&client) => tracing::info!(kubernetes = version, "the API server answers"),
         () = shutdown.clone() => return Ok(()),
     }
+    let worker_image = options.worker_image.clone().filter(|image| !image.is_empty());
+    let has_console = options.console_listen.is_some();
+    let defaults = Defaults { worker_image, operator_namespace: home.clone(), console: has_console };
+    if let Some(listen) = options.console_listen {
+        let settings = console::Settings {
+            listen,
+            hosts: named(&options.console_hosts),
+            namespaces: named(&options.watch_namespaces),
+        };
+        let address = console::start(client.clone(), settings, defaults.clone()).await;
+        let address = address.with_context(|| format!("--console-listen {listen}"))?;
+        tracing::info!(%address, "the console is served");
+    }
     admin.set_ready();
     let leases: Api<Lease> = Api::namespaced(client.clone(), &home);
     let mut elector = Elector::new(leases, &options.leader_election_lease, &identity);
@@ -81,8 +102,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         () = shutdown.clone() => return Ok(()),
     }
     admin.metrics.set_leader(true);
-    let worker_image = options.worker_image.clone().filter(|image| !image.is_empty());
-    let defaults = Defaults { worker_image, operator_namespace: home };
     let common = Common { client, defaults, identity, admin: admin.clone() };
     let controllers = controllers(&options.watch_namespaces, &common, &shutdown);
     let mut controllers = Box::pin(controllers);
@@ -105,11 +124,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// A controller for each namespace, or one for all.
 async fn controllers(namespaces: &[String], common: &Common, shutdown: &Signal) {
-    let named = namespaces.iter().map(|namespace| namespace.trim());
-    let named: Vec<_> = named.filter(|namespace| !namespace.is_empty()).map(Some).collect();
-    let namespaces = if named.is_empty() { vec![None] } else { named };
+    let named = named(namespaces);
+    let namespaces =
+        if named.is_empty() { vec![None] } else { named.iter().map(|name| Some(name.as_str())).collect() };
     let run = |namespace| controller::run(common.clone(), namespace, shutdown.clone());
     join_all(namespaces.into_iter().map(run)).await;
+}
+
+/// What a list of names has, without the blanks and holes of one that was put together.
+fn named(names: &[String]) -> Vec<String> {
+    names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// Waits for the API server's first answer: its version.

@@ -23,6 +23,8 @@ pub struct Defaults {
     pub worker_image: Option<String>,
     /// The namespace that the operator runs in: from there the workers' endpoints are read.
     pub operator_namespace: String,
+    /// Whether there is a console that shows users: workers are to name them.
+    pub console: bool,
 }
 
 /// Why a resource can't be used: the field, the cause and what to do.
@@ -125,7 +127,8 @@ pub fn validate(resource: &CrashMonitor, defaults: &Defaults) -> Result<Monitor,
         return Err(Error::Field { path: "spec.image", reason: reason.to_string() });
     };
     let mut secrets = Vec::new();
-    let config = config(resource, &mut secrets)?;
+    let mut config = config(resource, &mut secrets)?;
+    config.worker.users_in_status = defaults.console;
     let checked = Config::from_raw(&config)?;
     Ok(Monitor {
         namespace: metadata.namespace.clone().unwrap_or_default(),

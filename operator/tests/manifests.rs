@@ -26,6 +26,7 @@ fn defaults() -> Defaults {
     Defaults {
         worker_image: Some("crashmonitor/worker:0.1.0".to_string()),
         operator_namespace: "crashmonitor-system".to_string(),
+        console: false,
     }
 }
 

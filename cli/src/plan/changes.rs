@@ -150,7 +150,11 @@ fn set(value: &mut Value, path: &[String], to: Option<&Value>) {
 /// What the operator would do about a change.
 fn effect(before: &CrashMonitor, after: &CrashMonitor) -> Option<Effect> {
     // What the operator was told is the same before and after, whatever it is.
-    let defaults = Defaults { worker_image: Some("image".to_owned()), operator_namespace: String::new() };
+    let defaults = Defaults {
+        worker_image: Some("image".to_owned()),
+        operator_namespace: String::new(),
+        console: false,
+    };
     let build = |monitor| validate(monitor, &defaults).ok().map(|monitor| manifests::build(&monitor));
     let (old, new) = (build(before)?.stateful_set.spec?, build(after)?.stateful_set.spec?);
     Some(match (old.template != new.template, old.replicas != new.replicas) {

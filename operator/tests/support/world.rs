@@ -152,6 +152,7 @@ impl World {
         let defaults = Defaults {
             worker_image: Some("crashmonitor/worker:0.1.0".to_string()),
             operator_namespace: "crashmonitor-system".to_string(),
+            console: false,
         };
         let checked = validate(&self.resource, &defaults);
         let set: StatefulSet = serde_json::from_value(self.set.clone()).unwrap();
