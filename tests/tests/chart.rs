@@ -57,7 +57,7 @@ const MONITORING: [&str; 2] = ["--values", "tests/chart/values/monitoring.yaml"]
 
 #[test]
 fn lint_finds_nothing() {
-    for values in [None, Some("namespaced"), Some("monitoring")] {
+    for values in [None, Some("namespaced"), Some("monitoring"), Some("console")] {
         let values = values.map(|name| format!("--values=tests/chart/values/{name}.yaml"));
         let mut arguments = vec!["lint", "--strict", CHART];
         arguments.extend(values.as_deref());
@@ -67,7 +67,7 @@ fn lint_finds_nothing() {
 
 #[test]
 fn manifests_are_as_they_were() {
-    for name in ["default", "namespaced", "monitoring"] {
+    for name in ["default", "namespaced", "monitoring", "console"] {
         let rendered = render(&["--values", &format!("tests/chart/values/{name}.yaml")]);
         golden(&format!("tests/chart/golden/{name}.yaml"), &rendered);
     }
@@ -169,6 +169,30 @@ fn the_operator_may_read_no_secret_and_nothing_by_a_wildcard() {
     }
 }
 
+#[test]
+fn the_console_is_off_by_default_and_open_to_nobody_that_is_not_named() {
+    let named = |objects: &[Value], kind: &str, name: &str| {
+        of_kind(objects, kind).into_iter().find(|object| object["metadata"]["name"] == name).cloned()
+    };
+    let ingress = |objects: &[Value]| {
+        let policy = named(objects, "NetworkPolicy", "crashmonitor-operator").expect("there is a policy");
+        policy["spec"]["ingress"].as_array().expect("it has rules").clone()
+    };
+    let off = render(&[]);
+    assert!(!off.contains("CONSOLE") && !off.contains("8081"), "{off}");
+    assert_eq!(named(&documents(&off), "Service", "crashmonitor-console"), None);
+
+    let on = documents(&render(&["--set", "console.enabled=true"]));
+    assert!(named(&on, "Service", "crashmonitor-console").is_some());
+    assert_eq!(ingress(&on), ingress(&documents(&off)), "nobody is named");
+    let open = documents(&render(&["--values", "tests/chart/values/console.yaml"]));
+    assert_eq!(ingress(&open)[1]["ports"][0]["port"], 8081);
+    // It needs no right that the operator has not anyway.
+    for kind in ["Role", "ClusterRole"] {
+        assert_eq!(of_kind(&on, kind), of_kind(&documents(&off), kind));
+    }
+}
+
 /// One file of `config/`.
 fn plain(file: &str) -> Value {
     serde_yaml::from_str(&read(&format!("config/{file}"))).expect("it is YAML")
@@ -212,7 +236,7 @@ fn the_plain_manifests_are_the_chart_s() {
 }
 
 /// Values that must be refused, and what the complaint must name.
-const REFUSED: [(&str, &str); 20] = [
+const REFUSED: [(&str, &str); 22] = [
     ("replica=3", "replica"),
     ("replicas=two", "replicas"),
     ("replicas=-1", "replicas"),
@@ -227,6 +251,8 @@ const REFUSED: [(&str, &str); 20] = [
     ("crds.keep=maybe", "keep"),
     ("podDisruptionBudget.maxUnavailable=0", "maxUnavailable"),
     ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),
+    ("console.enable=true", "enable"),
+    ("console.hosts={https://x}", "hosts"),
     ("fullnameOverride=UPPER", "fullnameOverride"),
     ("monitoring.podMonitor.interval=15", "interval"),
     ("monitoring.prometheusRule.runbookUrl=docs", "runbookUrl"),
