@@ -49,7 +49,7 @@ test: deps lint ## Run everything that a change must pass: format, lints, all te
 
 .PHONY: run-tests
 run-tests:
-	cargo test --workspace --exclude crashmonitor-cluster-tests
+	cargo test --workspace --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests
 
 .PHONY: run-cluster-tests
 run-cluster-tests:
@@ -66,12 +66,12 @@ on-cluster:
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no service
-	cargo test --workspace --exclude crashmonitor-testbed --exclude crashmonitor-cluster-tests
+	cargo test --workspace --exclude crashmonitor-testbed --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests
 
 .PHONY: test-services
 test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITOR_INPUT_READER=Librdkafka: all through it)
 	cargo build --workspace --all-targets
-	cargo test --workspace --exclude crashmonitor-cluster-tests --test '*'
+	cargo test --workspace --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests --test '*'
 
 .PHONY: test-cluster
 test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up if it was before)
@@ -84,6 +84,13 @@ test-commands: deps ## Run the commands of the documentation that take minutes (
 	cargo build --release -p crashmonitor-bench
 	CRASHMONITOR_LOADGEN=$(CARGO_TARGET_DIR)/release/crashmonitor-loadgen \
 	    cargo test -p crashmonitor-testbed --test docs_commands -- --ignored
+
+.PHONY: test-console
+test-console: deps ## Try the console in a real browser, on a real Kafka and API server (UPDATE_GOLDEN=1: new pictures in docs/)
+	@scripts/install-deps console
+	@scripts/fetch-console-tools
+	cargo build --workspace --bins
+	cargo test --workspace --test console -- --nocapture
 
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster

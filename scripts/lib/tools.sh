@@ -1,4 +1,4 @@
-# kubectl, helm and kind: used from the path where they are there, else built from their Go modules into the cache, each
+# kubectl, helm, kind, and the parts of a control plane: used from the path where they are there, else built from their Go modules into the cache, each
 # in a directory of its version, with a link in tools/bin. Sourced after common.sh.
 # shellcheck shell=bash disable=SC2154 # common.sh sets them
 
@@ -11,13 +11,17 @@ use_tools() {
         case $name in
         kubectl) use_tool kubectl k8s.io/kubernetes k8s.io/kubernetes/cmd/kubectl "about 4 minutes" ;;
         helm) use_tool helm helm.sh/helm/v3 helm.sh/helm/v3/cmd/helm "about 3 minutes" ;;
+        kube-apiserver) use_tool "$name" k8s.io/kubernetes k8s.io/kubernetes/cmd/kube-apiserver "about 6 minutes" ;;
+        kube-controller-manager)
+            use_tool "$name" k8s.io/kubernetes k8s.io/kubernetes/cmd/kube-controller-manager "about 4 minutes" ;;
+        etcd) use_tool etcd go.etcd.io/etcd/server/v3 go.etcd.io/etcd/server/v3 "about 1 minute" server ;;
         kind) use_tool kind sigs.k8s.io/kind sigs.k8s.io/kind "some seconds" ;;
         *) die "no tool is called $name" ;;
         esac
     done
 }
 
-# use_tool NAME MODULE PACKAGE HOW_LONG
+# use_tool NAME MODULE PACKAGE HOW_LONG [FILE]: FILE is what go calls it, if not NAME.
 use_tool() {
     case ":$PATH:" in *":$tools_bin:"*) ;; *) export PATH=$PATH:$tools_bin ;; esac
     has "$1" && return
@@ -29,6 +33,7 @@ use_tool() {
         mkdir -p "$cache/tools"
         work=$(mktemp -d "$cache/tools/.$1-XXXXXX")
         "$root/tests/kind-node/go-build" "$work" "$3"
+        [ -z "${5:-}" ] || mv "$work/$5" "$work/$1"
         # Somebody else may have finished first: their result is as good as ours.
         mv --no-target-directory "$work" "$target" 2>/dev/null || rm -rf "$work"
     fi

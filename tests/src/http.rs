@@ -9,13 +9,16 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A response: its status code and body.
-pub(crate) struct Response {
-    pub(crate) code: u16,
-    pub(crate) body: String,
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Response {
+    /// Such as 200.
+    pub code: u16,
+    /// What follows the headers.
+    pub body: String,
 }
 
 /// GETs `path`. HTTP/1.0, so that the body ends with the connection and is never chunked.
-pub(crate) fn get(address: SocketAddr, path: &str) -> Result<Response, String> {
+pub fn get(address: SocketAddr, path: &str) -> Result<Response, String> {
     let text = exchange(address, path).map_err(|e| format!("GET {path} from {address}: {e}"))?;
     let (head, body) =
         text.split_once("\r\n\r\n").ok_or_else(|| format!("GET {path}: no response: {text:?}"))?;

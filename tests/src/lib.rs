@@ -9,9 +9,10 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod control_plane;
 pub mod follow;
 pub mod home;
-mod http;
+pub mod http;
 pub mod kafka;
 pub mod load;
 pub mod monitor;

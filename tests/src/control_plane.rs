@@ -1,0 +1,190 @@
+//! A real Kubernetes without nodes: API server, its store, and the controller that makes pods, as processes on loopback.
+//!
+//! Responsible for what an operator can't tell from a whole cluster but for one thing: nothing runs the pods. Who needs
+//! them to run, runs what is in them itself, and says so in their status as a kubelet does. Must never be taken for the
+//! place of `make cluster`: no container, no network of pods and no admission by NetworkPolicies is here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::home::Dir;
+use crate::ports::Port;
+use crate::process::Process;
+use crate::tools::{run_with, tool};
+use crate::wait::until;
+
+/// How long the API server may take to its first answer.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// What a test is: everything is allowed.
+const ADMIN_TOKEN: &str = "admin";
+
+/// The processes. Dropping it kills them and removes all that was stored.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // Before `dir`: the processes end before their files go.
+    processes: Vec<Process>,
+    api: Port,
+    kubeconfig: PathBuf,
+    // Held so that nobody else takes them.
+    _ports: Vec<Port>,
+    dir: Dir,
+}
+
+impl ControlPlane {
+    /// Starts it, and waits until the API server is ready.
+    #[track_caller]
+    pub fn start() -> ControlPlane {
+        let dir = Dir::new("control-plane");
+        let (api, client, peer) = (Port::reserve(), Port::reserve(), Port::reserve());
+        let kubeconfig = dir.path().join("admin.kubeconfig");
+        let etcd = start_etcd(&dir, &client, &peer);
+        let server = start_api_server(&dir, &api, &client);
+        let mut plane =
+            ControlPlane { processes: vec![server, etcd], api, kubeconfig, _ports: vec![client, peer], dir };
+        until("the API server's certificate", START_TIMEOUT, || {
+            plane.processes[0].exited().map_or(Ok(()), |status| Err(status.to_string())).and_then(|()| {
+                let is_there = plane.authority().is_file();
+                is_there.then_some(()).ok_or_else(|| plane.processes[0].log_tail())
+            })
+        });
+        plane.write_kubeconfig("admin", ADMIN_TOKEN);
+        until("the API server to be ready", START_TIMEOUT, || {
+            plane
+                .try_kubectl(&["get", "--raw", "/readyz"], "")
+                .map_err(|e| format!("{e}\n{}", plane.processes[0].log_tail()))
+        });
+        plane.start_controller();
+        plane
+    }
+
+    fn authority(&self) -> PathBuf {
+        self.dir.path().join("certificates/apiserver.crt")
+    }
+
+    fn start_controller(&mut self) {
+        let mut command = Command::new(tool("kube-controller-manager"));
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        command.args(["--controllers=statefulset-controller", "--leader-elect=false", "--secure-port=0"]);
+        self.processes.insert(
+            0,
+            Process::spawn("kube-controller-manager", &command, &self.dir.path().join("controller.log")),
+        );
+    }
+
+    /// Writes the configuration of a client that has this token, and gives its path.
+    pub fn write_kubeconfig(&self, name: &str, token: &str) -> PathBuf {
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://{}", self.api.address()),
+                "certificate-authority": self.authority(),
+            }}],
+            "users": [{"name": "test", "user": {"token": token}}],
+        });
+        self.dir.write(&format!("{name}.kubeconfig"), config.to_string())
+    }
+
+    /// Runs kubectl as one who may do everything, with `input`; what it printed, or what it complained of.
+    pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let kubeconfig = self.kubeconfig.to_str().expect("a test's directory is UTF-8");
+        run_with("kubectl", &[&["--kubeconfig", kubeconfig], arguments].concat(), input)
+    }
+
+    /// The same, and panics when it fails.
+    #[track_caller]
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        self.try_kubectl(arguments, input).unwrap_or_else(|e| panic!("kubectl {}: {e}", arguments.join(" ")))
+    }
+
+    /// `kubectl get -o json`; an error where it is absent.
+    pub fn try_get(&self, arguments: &[&str]) -> Result<Value, String> {
+        let text = self.try_kubectl(&[&["get", "-o", "json"], arguments].concat(), "")?;
+        serde_json::from_str(&text).map_err(|e| format!("kubectl get {}: {e}", arguments.join(" ")))
+    }
+
+    /// Applies an object.
+    #[track_caller]
+    pub fn apply(&self, object: &Value) {
+        self.kubectl(&["apply", "--server-side", "-f", "-"], &object.to_string());
+    }
+
+    /// Puts a pod on a node, and says that it runs there under this address, as a scheduler and a kubelet do.
+    #[track_caller]
+    pub fn run_pod(&self, namespace: &str, pod: &str, node: &str, ip: &str, is_ready: bool) {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod, "namespace": namespace},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/binding");
+        // It is there already if only the readiness changes.
+        let _ = self.try_kubectl(&["create", "--raw", &path, "-f", "-"], &binding.to_string());
+        let ready = if is_ready { "True" } else { "False" };
+        let status = json!({"status": {
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": ip,
+            "startTime": "2026-01-01T00:00:00Z",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:01:00Z"},
+            ],
+            "containerStatuses": [{
+                "name": "worker", "image": "worker", "imageID": "", "ready": is_ready, "restartCount": 0,
+                "started": true, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+            }],
+        }});
+        let patch = ["patch", "pod", pod, "-n", namespace, "--subresource=status", "--type=merge", "-p"];
+        self.kubectl(&[&patch[..], &[&status.to_string()]].concat(), "");
+    }
+}
+
+fn start_etcd(dir: &Dir, client: &Port, peer: &Port) -> Process {
+    let (client, peer) = (format!("http://{}", client.address()), format!("http://{}", peer.address()));
+    let mut command = Command::new(tool("etcd"));
+    command.arg("--data-dir").arg(dir.path().join("etcd"));
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}")]);
+    // What a test stores need not survive a power failure.
+    command.args(["--unsafe-no-fsync", "--log-level", "warn"]);
+    Process::spawn("etcd", &command, &dir.path().join("etcd.log"))
+}
+
+fn start_api_server(dir: &Dir, api: &Port, etcd: &Port) -> Process {
+    let key = dir.path().join("accounts.key");
+    make_key(&key);
+    let tokens = dir.write("tokens.csv", format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"));
+    let mut command = Command::new(tool("kube-apiserver"));
+    command.arg(format!("--etcd-servers=http://{}", etcd.address()));
+    command.arg(format!("--secure-port={}", api.number()));
+    command.arg(format!("--cert-dir={}", dir.path().join("certificates").display()));
+    command.arg(format!("--token-auth-file={}", tokens.display()));
+    for option in ["--service-account-key-file", "--service-account-signing-key-file"] {
+        command.arg(format!("{option}={}", key.display()));
+    }
+    command.args([
+        "--bind-address=127.0.0.1",
+        "--authorization-mode=RBAC",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        "--service-cluster-ip-range=10.96.0.0/24",
+        // Nobody here reaches it by the Service that it would make for itself.
+        "--endpoint-reconciler-type=none",
+    ]);
+    Process::spawn("kube-apiserver", &command, &dir.path().join("api-server.log"))
+}
+
+fn make_key(path: &Path) {
+    let mut command = Command::new("openssl");
+    command.args(["genrsa", "-out"]).arg(path).arg("2048");
+    let output = command.output().unwrap_or_else(|e| panic!("openssl: {e}"));
+    assert!(
+        output.status.success() && fs::metadata(path).is_ok(),
+        "openssl: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
