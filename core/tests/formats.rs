@@ -41,8 +41,8 @@ use crashmonitor_core::record::Malformed;
 use crashmonitor_core::route::shard_of;
 use crashmonitor_core::snapshot::{self, Identity};
 use crashmonitor_core::status::{
-    AggregatePartition, DataLoss, Holder, InputPartition, InputState, PartitionCounts, Reachability, State,
-    Status, Totals,
+    AggregatePartition, DataLoss, Holder, InputPartition, InputState, LatenessBucket, OpenWindow,
+    PartitionCounts, Reachability, State, Status, Totals, UserCount,
 };
 use crashmonitor_core::time::Timestamp;
 use crashmonitor_core::{output, status};
@@ -382,6 +382,23 @@ fn worker_status() -> Vec<u8> {
         kafka: Reachability { reachable: true, error: None },
         checkpoint_store: Some(Reachability { reachable: false, error: Some("no route".to_owned()) }),
         data_loss: vec![loss],
+        windows: vec![OpenWindow {
+            start_ms: at(T).as_millis(),
+            end_ms: at(T).as_millis() + 10_000,
+            users: 6,
+            crashes: Some(7),
+            above: Some(1),
+            complete_in: 2,
+        }],
+        users: Some(vec![UserCount {
+            user: "user_1234".to_owned(),
+            start_ms: at(T).as_millis(),
+            crashes: 3,
+        }]),
+        lateness: vec![
+            LatenessBucket { up_to_ms: Some(0), records: 8 },
+            LatenessBucket { up_to_ms: None, records: 9 },
+        ],
     };
     pretty(&serde_json::to_value(status).unwrap())
 }

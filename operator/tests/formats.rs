@@ -76,6 +76,7 @@ fn monitor(resource: &Value) -> Monitor {
     let defaults = Defaults {
         worker_image: Some("crashmonitor/worker:1.2.3".to_owned()),
         operator_namespace: "crashmonitor-system".to_owned(),
+        console: false,
     };
     validate(&resource, &defaults).unwrap()
 }

@@ -45,7 +45,7 @@ pub enum Who {
 }
 
 /// Every block: its page, how it begins, and who executes it.
-pub const LISTED: [(&str, &str, Who); 32] = [
+pub const LISTED: [(&str, &str, Who); 33] = [
     ("README.md", "make run ", Who::Make),
     ("README.md", "helm install", Who::Cluster),
     ("README.md", "crashmonitor-worker check", Who::Here),
@@ -62,6 +62,7 @@ pub const LISTED: [(&str, &str, Who); 32] = [
     ("docs/cli.md", "kubectl crashmonitor results", Who::Cluster),
     ("docs/cli.md", "kubectl crashmonitor verify", Who::Cluster),
     ("docs/cli.md", "kubectl crashmonitor generate", Who::Cluster),
+    ("docs/console.md", "helm upgrade", Who::Cluster),
     ("docs/getting-started.md", "make demo ", Who::Make),
     ("docs/getting-started.md", "eval", Who::Cluster),
     ("docs/getting-started.md", "kubectl --namespace crashmonitor-demo port-forward", Who::Cluster),
@@ -85,7 +86,7 @@ pub const LISTED: [(&str, &str, Who); 32] = [
 ];
 
 /// The targets of `make` that pages name, and why a test does not run them: a stand-in for `make` sees that they are there.
-pub const TARGETS: [(&str, &str); 30] = [
+pub const TARGETS: [(&str, &str); 31] = [
     ("bench", "an hour; measures"),
     ("bench-micro", "minutes; measures"),
     ("bench-peers", "hours; measures"),
@@ -114,6 +115,7 @@ pub const TARGETS: [(&str, &str); 30] = [
     ("test", "runs this"),
     ("test-cluster", "a part of `make test`"),
     ("test-commands", "minutes; executes the blocks of `Who::Long`"),
+    ("test-console", "needs a browser"),
     ("test-services", "a part of `make test`"),
     ("test-unit", "a part of `make test`"),
 ];

@@ -36,6 +36,7 @@ fn the_commands_of_the_pages_work_on_a_cluster() {
     let mut stack = Stack::of(Who::Cluster);
     reach_the_cluster(&mut stack);
     get_started(&mut stack);
+    open_the_console(&mut stack);
     look_after_a_monitor(&mut stack);
     generate_a_monitor(&mut stack);
     install_and_remove_everything(&mut stack);
@@ -134,6 +135,12 @@ fn get_started(stack: &mut Stack) {
     await_workers(&namespace, "demo", 3);
     let refused = stack.take(STARTED, "kubectl --namespace crashmonitor-demo patch");
     has(&shell.run_refused(&refused), "can't be changed");
+}
+
+/// docs/console.md, where the operator is installed already. What the page then shows is for the tests of the console.
+fn open_the_console(stack: &mut Stack) {
+    let shell = shell("console");
+    shell.start(&stack.take("docs/console.md", "helm upgrade")).end_when(&["Forwarding from"]);
 }
 
 /// The runbooks, troubleshooting, operations, and the plugin: all about the monitor `checkout` in the namespace `shop`.
