@@ -88,7 +88,7 @@ async fn collect(wanted: &Wanted, cluster: &Cluster, now: Timestamp) -> Result<F
     for pod in pods.iter().map(ResourceExt::name_any) {
         for path in ["status", "metrics"] {
             let answer = cluster.from_worker(&pod, &format!("/{path}")).await;
-            files.push((format!("workers/{pod}/{path}"), answer.unwrap_or_else(|why| why)));
+            files.push((format!("workers/{pod}/{path}"), redact::answer(&answer.unwrap_or_else(|why| why))));
         }
         files.push((format!("workers/{pod}/log"), log(cluster, &pod, false).await));
         files.push((format!("workers/{pod}/log-before"), log(cluster, &pod, true).await));

@@ -1,6 +1,6 @@
 //! What is left out of a report.
 //!
-//! Responsible for objects of the API and for log lines. Pure. Must never keep a value because it looks harmless: of what
+//! Responsible for objects of the API, for what workers answer and for log lines. Pure. Must never keep a value because it looks harmless: of what
 //! people write freely (annotations, environments, settings of other programs) only the names stay.
 
 use serde_json::{Map, Value};
@@ -98,6 +98,16 @@ fn url(text: &str) -> String {
     clean
 }
 
+/// Takes the names of users out of what a worker answers. What is no JSON has none.
+pub fn answer(text: &str) -> String {
+    let Ok(mut answer) = serde_json::from_str::<Value>(text) else { return text.to_owned() };
+    let Some(users) = answer.get_mut("users").and_then(Value::as_array_mut) else { return text.to_owned() };
+    for user in users.iter_mut().filter_map(Value::as_object_mut) {
+        user.insert("user".to_owned(), REDACTED.into());
+    }
+    answer.to_string()
+}
+
 /// Takes secrets out of log lines: what stands behind a word for one, and users of URLs.
 pub fn log(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
@@ -138,6 +148,19 @@ fn log_line(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_names_no_user() {
+        let told = r#"{"pod":"c-0","users":[{"user":"ann","startMs":0,"crashes":3}]}"#;
+        assert!(
+            answer(told).contains(r#""user":"REDACTED""#) && !answer(told).contains("ann"),
+            "{}",
+            answer(told)
+        );
+        for other in [r#"{"pod":"c-0"}"#, "503: joining the consumer groups", "# TYPE up gauge"] {
+            assert_eq!(answer(other), other);
+        }
+    }
     use serde_json::json;
 
     #[test]
