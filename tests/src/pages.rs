@@ -45,7 +45,7 @@ pub enum Who {
 }
 
 /// Every block: its page, how it begins, and who executes it.
-pub const LISTED: [(&str, &str, Who); 33] = [
+pub const LISTED: [(&str, &str, Who); 34] = [
     ("README.md", "make run ", Who::Make),
     ("README.md", "helm install", Who::Cluster),
     ("README.md", "crashmonitor-worker check", Who::Here),
@@ -81,6 +81,11 @@ pub const LISTED: [(&str, &str, Who); 33] = [
     ("docs/testing.md", "make fuzz", Who::Make),
     ("docs/testing.md", "make sim ", Who::Make),
     ("docs/testing.md", "make faults", Who::Make),
+    (
+        "docs/testing.md",
+        "cargo test -p crashmonitor-testbed --test limits",
+        Who::Nobody("a part of `make test`"),
+    ),
     ("docs/troubleshooting.md", "kubectl --namespace $NS get", Who::Cluster),
     ("tests/kind-node/README.md", "eval", Who::Cluster),
 ];
