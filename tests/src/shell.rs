@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::home::Dir;
+use crate::kafka::VERSION;
 use crate::pages::{Block, TARGETS};
 use crate::tools::{cache, jars, root};
 use crate::wait::{try_until, until};
@@ -283,7 +284,8 @@ impl Drop for Running {
 
 #[track_caller]
 fn kafka_tool(class: &str) -> String {
-    let libs = jars("kafka-tools-4.1.2", "scripts/fetch-kafka tools").unwrap_or_else(|e| panic!("{e}"));
+    let libs = jars(&format!("kafka-tools-{VERSION}"), "scripts/fetch-kafka tools")
+        .unwrap_or_else(|e| panic!("{e}"));
     format!("#!/bin/sh\nexec java -cp '{}/*' {class} \"$@\"\n", libs.display())
 }
 

@@ -9,6 +9,7 @@ use crashmonitor_testbed::pages::{LISTED, Stack, TARGETS, Who, blocks, listed};
 use crashmonitor_testbed::ports::Port;
 use crashmonitor_testbed::proxy::Proxy;
 use crashmonitor_testbed::shell::{Shell, StandIn};
+use crashmonitor_testbed::tools::root;
 use crashmonitor_testbed::worker::binary;
 use crashmonitor_testbed::{Isolation, Kafka, shared, until};
 use serde_json::Value;
@@ -37,6 +38,17 @@ fn blocks_of_make_alone_name_targets_that_are_there() {
         let other = block.text.lines().find(|line| !is_make(line));
         assert_eq!(other, None, "{block} has more than make");
         shell.run(&block);
+    }
+}
+
+#[test]
+fn blocks_of_tests_name_tests_that_are_there() {
+    for block in Stack::of(Who::Test).rest() {
+        for line in block.text.lines() {
+            let named = line.strip_prefix("cargo test -p crashmonitor-testbed --test ");
+            let named = named.unwrap_or_else(|| panic!("{block} has more than tests: {line}"));
+            assert!(root().join(format!("tests/tests/{named}.rs")).is_file(), "{block}: there is no {named}");
+        }
     }
 }
 
