@@ -231,7 +231,7 @@ impl Running {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Waits until it has said these, one after the other, then interrupts it, and gives all that it said. Each command is
+    /// Waits until it has said these, one after the other, then ends it, and gives all that it said. Each command is
     /// said too, before it runs.
     #[track_caller]
     pub fn end_when(mut self, texts: &[&str]) -> String {
@@ -246,7 +246,8 @@ impl Running {
             assert!(ended.is_none(), "{block} ended with {ended:?} and said\n{said}");
             Err(said)
         });
-        self.signal(Signal::INT);
+        // Not as a reader does, by an interrupt: what runs in a background ignores that.
+        self.signal(Signal::TERM);
         self.end(END_TIMEOUT).1
     }
 
