@@ -259,6 +259,20 @@ fn rule_04_a_commit_without_an_answer_is_fenced_before_the_next_claim() {
     assert!(!drive.has_failed() && !drive.must_rejoin());
 }
 
+/// A loop may notice late that a source can't be read on: the group has taken it away since, or given it to somebody else.
+#[test]
+fn rule_04_a_source_that_is_not_ours_any_more_is_not_claimed_again() {
+    let mut drive = scanning();
+    assert_eq!(drive.give_up(&[SourceId(0)]), [SourceId(0)]);
+    assert!(drive.claim_anew(&[SourceId(0)]).is_empty());
+    assert!(drive.unclaimed().is_empty());
+    assert_eq!(drive.claim_anew(&[SourceId(1)]), [SourceId(1)]);
+    drive.commit_unanswered();
+    drive.start_again(new_scan());
+    assert!(drive.claim_anew(&[SourceId(1)]).is_empty());
+    assert!(drive.unclaimed().is_empty());
+}
+
 #[test]
 fn time_a_source_that_alignment_paused_before_it_was_read_is_paused_at_once() {
     let mut drive = scanning();

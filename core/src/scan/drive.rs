@@ -140,9 +140,15 @@ impl Drive {
 
     /// These can't be read on as they are: the next offset is no longer in the log, the topic was made again, or the
     /// reader changes. They are claimed anew, and the claim decides what to do. Returns those that the reader must stop.
+    ///
+    /// One that is not ours any more stays so: the group may have given it to somebody else since, and would take our
+    /// claim of it, for it looks at who commits and not at what.
     pub fn claim_anew(&mut self, sources: &[SourceId]) -> Vec<SourceId> {
-        let stop = self.give_up(sources);
-        self.unclaimed.extend(sources);
+        let ours =
+            sources.iter().filter(|&source| self.unclaimed.contains(source) || self.claimed.contains(source));
+        let ours: Vec<SourceId> = ours.copied().collect();
+        let stop = self.give_up(&ours);
+        self.unclaimed.extend(ours);
         stop
     }
 
