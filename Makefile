@@ -45,11 +45,8 @@ install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.carg
 test: deps lint ## Run everything that a change must pass: format, lints, all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
 	@scripts/images dev
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=recurse run-tests run-cluster-tests
-
-.PHONY: run-tests
-run-tests:
 	cargo test --workspace --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests
+	@$(MAKE) --no-print-directory run-cluster-tests
 
 .PHONY: run-cluster-tests
 run-cluster-tests:
