@@ -50,7 +50,6 @@ test: deps lint ## Run everything that a change must pass: format, lints, all te
 
 .PHONY: run-cluster-tests
 run-cluster-tests:
-	@scripts/fetch-kafka tools
 	@scripts/with-cluster $(MAKE) --no-print-directory on-cluster
 
 # One after the other: helm refuses a definition that it did not install, and api_server installs one where there is none.
@@ -58,7 +57,7 @@ run-cluster-tests:
 .PHONY: on-cluster
 on-cluster: export RUST_TEST_THREADS := 2
 on-cluster:
-	cargo test --workspace --test 'cluster*'
+	cargo test --workspace --test cluster --test cluster_chart --test cluster_cli --test cluster_operator
 	cargo test --workspace --test api_server
 
 .PHONY: test-unit
@@ -77,10 +76,14 @@ test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up i
 	@$(MAKE) --no-print-directory run-cluster-tests
 
 .PHONY: test-commands
-test-commands: deps ## Run the commands of the documentation that take minutes (the others are in make test)
+test-commands: deps ## Run the commands of the documentation that take minutes or a cluster (the others are in make test)
+	@scripts/fetch-kafka tools
 	cargo build --release -p crashmonitor-bench
+	cargo build --workspace --all-targets
+	@scripts/images dev
 	CRASHMONITOR_LOADGEN=$(CARGO_TARGET_DIR)/release/crashmonitor-loadgen \
-	    cargo test -p crashmonitor-testbed --test docs_commands -- --ignored
+	    cargo test --workspace --test docs_commands -- --ignored
+	@scripts/with-cluster cargo test --workspace --test cluster_docs
 
 .PHONY: test-console
 test-console: deps ## Try the console in a real browser, on a real Kafka and API server (UPDATE_GOLDEN=1: new pictures in docs/)

@@ -36,7 +36,7 @@ pub enum Who {
     Here,
     /// The same, but apart, as it takes minutes: `make test-commands`.
     Long,
-    /// `tests/cluster/tests/cluster_docs.rs`, in `make test` and `make test-cluster`.
+    /// `tests/cluster/tests/cluster_docs.rs`, in `make test-commands`: the story takes minutes.
     Cluster,
     /// Nobody: it has nothing but `make`, whose targets are [`TARGETS`]. That they are there, and know the variables, is tested.
     Make,
@@ -117,7 +117,7 @@ pub const TARGETS: [(&str, &str); 31] = [
     ("sim-mutants", "hours"),
     ("test", "runs this"),
     ("test-cluster", "a part of `make test`"),
-    ("test-commands", "minutes; executes the blocks of `Who::Long`"),
+    ("test-commands", "minutes; executes the blocks of `Who::Long` and `Who::Cluster`"),
     ("test-console", "needs a browser"),
     ("test-services", "a part of `make test`"),
     ("test-unit", "a part of `make test`"),
