@@ -16,6 +16,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 MDBOOK_VERSION := 0.5.4
 # Tests wait for services far longer than they compute, so more of them run at once than there are processors.
 export RUST_TEST_THREADS ?= 6
+# Without the tests that need a cluster or a browser.
+NOT_APART := --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests
 # What the images hold: release, or dev for tests.
 PROFILE ?= release
 # Has cargo compile the workspace with fail points: for `make faults` alone.
@@ -45,7 +47,7 @@ install-cli: ## Build kubectl-crashmonitor (release) and install it into ~/.carg
 test: deps lint ## Run everything that a change must pass: format, lints, all tests, on a real Kafka, Redis and Kubernetes
 	cargo build --workspace --all-targets
 	@scripts/images dev
-	cargo test --workspace --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests
+	cargo test --workspace $(NOT_APART)
 	@$(MAKE) --no-print-directory run-cluster-tests
 
 .PHONY: run-cluster-tests
@@ -62,12 +64,12 @@ on-cluster:
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no service
-	cargo test --workspace --exclude crashmonitor-testbed --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests
+	cargo test --workspace --exclude crashmonitor-testbed $(NOT_APART)
 
 .PHONY: test-services
 test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITOR_INPUT_READER=Librdkafka: all through it)
 	cargo build --workspace --all-targets
-	cargo test --workspace --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests --test '*'
+	cargo test --workspace $(NOT_APART) --test '*'
 
 .PHONY: test-cluster
 test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up if it was before)

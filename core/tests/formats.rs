@@ -23,13 +23,13 @@
 
 mod support {
     pub mod log;
+    pub mod releases;
 }
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::path::Path;
 
 use crashmonitor_core::aggregate::{Anchor, Effect, LateEvent, Mode, Outcome};
 use crashmonitor_core::codec::Error;
@@ -48,6 +48,7 @@ use crashmonitor_core::time::Timestamp;
 use crashmonitor_core::{output, status};
 use serde_json::{Value, json};
 use support::log::{INPUT, Log, REPARTITION, Said, at, claim, encode, idle, lost, params, records};
+use support::releases::{self, directory, versions_after};
 
 /// A second of the sample; its window begins here.
 const T: i64 = 1_768_142_570;
@@ -84,20 +85,8 @@ const SAMPLES: [Sample; 10] = [
     Sample { name: "routes.txt", write: routes, read: read_routes, understands: by_equality },
 ];
 
-fn directory(version: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases").join(version)
-}
-
-/// The versions that have a set. The present one is written first where that is asked for.
 fn versions() -> Vec<String> {
-    static WRITTEN: Once = Once::new();
-    if std::env::var_os("WRITE_FORMATS").is_some_and(|value| value == "1") {
-        WRITTEN.call_once(write_all);
-    }
-    let sets = fs::read_dir(directory("")).unwrap();
-    let mut versions: Vec<String> = sets.map(|set| set.unwrap().file_name().into_string().unwrap()).collect();
-    versions.sort();
-    versions
+    versions_after(write_all)
 }
 
 /// A file of a set, as the program had it: a `.hex` file is a listing of bytes.
@@ -113,11 +102,9 @@ fn kept(version: &str, name: &str) -> Vec<u8> {
 }
 
 fn write(name: &str, bytes: &[u8]) {
-    let path = directory(env!("CARGO_PKG_VERSION")).join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
     let listing = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
     let text: String = bytes.chunks(32).map(listing).collect();
-    fs::write(path, if name.ends_with(".hex") { text.as_bytes() } else { bytes }).unwrap();
+    releases::write(name, if name.ends_with(".hex") { text.as_bytes() } else { bytes });
 }
 
 fn write_all() {

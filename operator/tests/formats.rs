@@ -16,33 +16,24 @@
 //! | `….objects.yaml` | names of their objects, and what can't be changed in them |
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../core/tests/support/releases.rs"]
+mod releases;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::path::Path;
 
 use crashmonitor_operator::api::{CrashMonitor, schema};
 use crashmonitor_operator::manifests;
 use crashmonitor_operator::validate::{Defaults, Monitor, validate};
 use kube_cel::Validator;
+use releases::{directory, versions_after, write};
 use serde_json::{Value, json};
 
 /// The resources of a set.
 const RESOURCES: [&str; 2] = ["full", "minimal"];
 
-fn directory(version: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases").join(version)
-}
-
-/// The versions that have a set. The present one is written first where that is asked for.
 fn versions() -> Vec<String> {
-    static WRITTEN: Once = Once::new();
-    if std::env::var_os("WRITE_FORMATS").is_some_and(|value| value == "1") {
-        WRITTEN.call_once(write_all);
-    }
-    let sets = fs::read_dir(directory("")).unwrap();
-    let mut versions: Vec<String> = sets.map(|set| set.unwrap().file_name().into_string().unwrap()).collect();
-    versions.sort();
-    versions
+    versions_after(write_all)
 }
 
 #[track_caller]
@@ -52,22 +43,16 @@ fn kept(version: &str, name: &str) -> Value {
     serde_yaml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn write(name: &str, text: &str) {
-    let directory = directory(env!("CARGO_PKG_VERSION"));
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join(name), text).unwrap();
-}
-
 fn write_all() {
-    write("definition.yaml", &schema::crd_yaml());
+    write("definition.yaml", schema::crd_yaml());
     for name in RESOURCES {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.yaml"));
         let text = fs::read_to_string(fixture).unwrap();
         let resource: Value = serde_yaml::from_str(&text).unwrap();
         let yaml = |value: &Value| serde_yaml::to_string(value).unwrap();
         write(&format!("{name}.yaml"), &text);
-        write(&format!("{name}.worker.yaml"), &yaml(&worker_configuration(&resource)));
-        write(&format!("{name}.objects.yaml"), &yaml(&objects(&resource)));
+        write(&format!("{name}.worker.yaml"), yaml(&worker_configuration(&resource)));
+        write(&format!("{name}.objects.yaml"), yaml(&objects(&resource)));
     }
 }
 

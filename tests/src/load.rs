@@ -22,6 +22,7 @@ const RATE: u64 = 5_000;
 const EVENT_RATE: u64 = 800;
 /// How long a broker may take to acknowledge, also while it is being restarted, and the load to make progress.
 const TIMEOUT: Duration = Duration::from_secs(180);
+const BATCH_BYTES: usize = 16 * 1024;
 
 /// The generator at work.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Load {
     pub fn start(monitor: &Monitor<'_>) -> Load {
         let (stop, records) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let partitions = monitor.partitions();
-        let producer = producer(monitor);
+        let producer = producer(monitor, BATCH_BYTES, TIMEOUT);
         let thread = thread::spawn({
             let (stop, records) = (Arc::clone(&stop), Arc::clone(&records));
             move || generate(producer, partitions, &stop, &records)
@@ -79,15 +80,16 @@ impl Drop for Load {
     }
 }
 
-fn producer(monitor: &Monitor<'_>) -> Producer {
+/// The generator's producer into a monitor's input, with batches of so many bytes, and as long as this for each delivery.
+pub fn producer(monitor: &Monitor<'_>, batch_bytes: usize, delivery_timeout: Duration) -> Producer {
     let config = Config {
         brokers: monitor.bootstrap(),
         topic: monitor.input().to_owned(),
         partitions: None,
         create_partitions: None,
         compression: Compression::None,
-        batch_bytes: 16 * 1024,
-        delivery_timeout: TIMEOUT,
+        batch_bytes,
+        delivery_timeout,
     };
     Producer::open(config).unwrap_or_else(|e| panic!("opening the generator's producer: {e}"))
 }

@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crashmonitor_bench::generator::{Generator, Options};
-use crashmonitor_bench::kafka::{Compression, Config, Producer};
+use crashmonitor_bench::kafka::Producer;
 use crashmonitor_bench::load::{self, Pace, Summary};
 use crashmonitor_bench::oracle::{Counts, Query, compare};
 use crashmonitor_core::record::USER_ID_BYTES_MAX;
@@ -33,16 +33,7 @@ const SMALL_BATCH_BYTES: usize = 5_000;
 const BESIDE_COUNTS_BYTES: u64 = 256 * MIB;
 
 fn producer(monitor: &Monitor<'_>, batch_bytes: usize) -> Producer {
-    let config = Config {
-        brokers: monitor.bootstrap(),
-        topic: monitor.input().to_owned(),
-        partitions: None,
-        create_partitions: None,
-        compression: Compression::None,
-        batch_bytes,
-        delivery_timeout: Duration::from_secs(90),
-    };
-    Producer::open(config).unwrap()
+    crashmonitor_testbed::load::producer(monitor, batch_bytes, Duration::from_secs(90))
 }
 
 /// Writes what the generator makes of these options, as fast as it goes.

@@ -11,7 +11,6 @@
 //! (confluentinc/librdkafka issues 5456 and 5511). So calls are made in a thread of their own. One that takes too long is
 //! given up, with its thread and its producer: neither is used again, and should the call go on one day, the next
 //! producer has fenced it.
-
 //!
 //! # Why a producer is replaced when it has lost a connection
 //! librdkafka 2.14 does not have the second version of transactions (KIP-890): all transactions of a producer have one epoch.
