@@ -1,6 +1,7 @@
 //! The command line of the operator.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use crashmonitor_host::memory;
@@ -31,11 +32,14 @@ enum Command {
         #[arg(long)]
         apply: bool,
     },
-    /// Ask a URL once; for tests from inside a cluster, where there is no other client.
+    /// Ask a URL until it answers; for tests from inside a cluster, where there is no other client.
     Check {
         /// `http://host:port/path`
         #[arg(long)]
         url: String,
+        /// How many seconds to ask again while nobody answers or the answer is an error.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
     },
 }
 
@@ -56,7 +60,7 @@ async fn main() -> ExitCode {
             print!("{}", schema::crd_yaml());
             Ok(())
         }
-        Command::Check { url } => run::check(&url).await,
+        Command::Check { url, timeout } => run::check(&url, Duration::from_secs(timeout)).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,12 +1,12 @@
 //! From the command line to a running controller, and back.
 //!
-//! Responsible for the order of start and end: endpoints first, the console among them where it is wanted, then the lead, then the controllers; at the end the
-//! controllers finish what they have begun, and the lead is given back. Must never let a controller run without the
-//! lead: when it is lost, the process ends and starts anew.
+//! Responsible for the order of start and end: endpoints first, the console among them where it is wanted, then the lead,
+//! then the controllers; at the end the controllers finish what they have begun, and the lead is given back. Must never
+//! let a controller run without the lead: when it is lost, the process ends and starts anew.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::FutureExt;
@@ -33,6 +33,8 @@ use crate::workers;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new definition may take until it is served.
 const CRD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two requests of [`check`].
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `run` is told.
 #[derive(clap::Args, Clone, Debug)]
@@ -189,11 +191,23 @@ async fn within<T>(timeout: Duration, future: impl Future<Output = T>) -> anyhow
         .map_err(|_| anyhow::anyhow!("no answer within {} s", timeout.as_secs()))
 }
 
-/// Asks a URL once.
-pub async fn check(url: &str) -> anyhow::Result<()> {
-    let answer = workers::get(url).await.with_context(|| url.to_string())?;
-    println!("{}", answer.trim_end());
-    Ok(())
+/// Asks a URL once a second until it answers, for as long as `timeout`: a Service leads nowhere until a pod behind it is
+/// ready and each node knows that. The last failure is the error.
+pub async fn check(url: &str, timeout: Duration) -> anyhow::Result<()> {
+    let until = Instant::now() + timeout;
+    loop {
+        match workers::get(url).await {
+            Ok(answer) => {
+                println!("{}", answer.trim_end());
+                return Ok(());
+            }
+            Err(failure) if matches!(failure, workers::Error::Url) || Instant::now() >= until => {
+                return Err(failure).with_context(|| url.to_string());
+            }
+            Err(failure) => tracing::info!(%failure, url, "asked again in a second"),
+        }
+        tokio::time::sleep(CHECK_PAUSE).await;
+    }
 }
 
 /// Sends log lines to standard error, as text or as one JSON object each; `RUST_LOG` chooses which.

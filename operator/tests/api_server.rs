@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fmt::Debug;
+use std::time::Duration;
+
 use crashmonitor_operator::api::{CrashMonitor, schema};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -11,6 +14,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 #[path = "support/cases.rs"]
@@ -41,9 +45,44 @@ async fn namespace(client: &Client, name: &str) -> Api<Namespace> {
     api
 }
 
+/// Takes the namespace away and waits for that: another run of these tests must not meet it while it goes.
+async fn remove(api: Api<Namespace>, name: &str) {
+    let uid = api.get(name).await.unwrap().uid().unwrap();
+    api.delete(name, &DeleteParams::default()).await.unwrap();
+    is_gone(api, name, &uid).await;
+}
+
+/// Far longer than the API server takes.
+const GONE_TIMEOUT: Duration = Duration::from_secs(120);
+
+async fn is_gone<K>(api: Api<K>, name: &str, uid: &str)
+where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let gone =
+        tokio::time::timeout(GONE_TIMEOUT, await_condition(api, name, conditions::is_deleted(uid))).await;
+    gone.unwrap_or_else(|_| panic!("{name} is still there")).unwrap();
+}
+
 fn named(mut resource: Value, namespace: &str) -> DynamicObject {
     resource["metadata"]["namespace"] = json!(namespace);
     serde_json::from_value(resource).unwrap()
+}
+
+/// Tries an edit without making it. An operator of other tests may run in this cluster and write to the resource meanwhile:
+/// as every client does, this one applies its change to the latest version, a bounded number of times.
+async fn edit(api: &Api<DynamicObject>, resource: &DynamicObject) -> Result<DynamicObject, kube::Error> {
+    let dry_run = PostParams { dry_run: true, field_manager: None };
+    let name = resource.name_any();
+    for _ in 0..20 {
+        let mut edited = resource.clone();
+        edited.metadata.resource_version = api.get(&name).await?.resource_version();
+        match api.replace(&name, &dry_run, &edited).await {
+            Err(kube::Error::Api(refusal)) if refusal.is_conflict() => {}
+            outcome => return outcome,
+        }
+    }
+    panic!("{name}: twenty edits in a row met another one");
 }
 
 #[tokio::test]
@@ -64,11 +103,10 @@ async fn rules_accept_and_refuse() {
                 // An edit needs something that is there.
                 let before = named(before, "crashmonitor-test-rules");
                 let name = before.name_any();
-                let created = api.create(&PostParams::default(), &before).await.unwrap();
-                let mut edited = resource;
-                edited.metadata.resource_version = created.resource_version();
-                let outcome = api.replace(&name, &dry_run, &edited).await;
+                let uid = api.create(&PostParams::default(), &before).await.unwrap().uid().unwrap();
+                let outcome = edit(&api, &resource).await;
                 api.delete(&name, &DeleteParams::default()).await.unwrap();
+                is_gone(api.clone(), &name, &uid).await;
                 outcome
             }
         };
@@ -84,7 +122,7 @@ async fn rules_accept_and_refuse() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    namespaces.delete("crashmonitor-test-rules", &DeleteParams::default()).await.unwrap();
+    remove(namespaces, "crashmonitor-test-rules").await;
 }
 
 /// What the API server puts in place of what is left out is what the operator's own types put there.
@@ -101,5 +139,5 @@ async fn defaults_are_the_same_on_both_sides() {
     let dry_run = PostParams { dry_run: true, field_manager: None };
     let stored = raw.create(&dry_run, &named(least, "crashmonitor-test-defaults")).await.unwrap();
     assert_eq!(stored.data["spec"], serde_json::to_value(&read.spec).unwrap());
-    namespaces.delete("crashmonitor-test-defaults", &DeleteParams::default()).await.unwrap();
+    remove(namespaces, "crashmonitor-test-defaults").await;
 }
