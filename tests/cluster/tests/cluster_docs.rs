@@ -162,7 +162,18 @@ fn look_after_a_monitor(stack: &mut Stack) {
     }));
     let dir = Dir::new("load");
     let mut load = Command::new(binary("crashmonitor-loadgen", "CRASHMONITOR_LOADGEN"));
-    load.args(["--brokers", &kafka.bootstrap(), "--topic", "logs", "--rate", "2000", "--duration", "3600"]);
+    load.args([
+        "--brokers",
+        &kafka.bootstrap(),
+        "--topic",
+        "logs",
+        "--rate",
+        "2000",
+        "--users",
+        "100",
+        "--duration",
+        "3600",
+    ]);
     let load = Process::spawn("loadgen", &load, &dir.path().join("log"));
     await_workers(&namespace, "checkout", 1);
     let has_results = || match kafka.topics().partitions_of("crash-alerts") {

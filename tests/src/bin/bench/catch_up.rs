@@ -17,6 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::{config, spread};
 
 const PARTITIONS: u32 = 4;
+/// After so many runs of each kind the broker's compiler has come to rest.
+const WARM_UP_RUNS: u64 = 3;
 /// A run that takes longer has failed.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -68,6 +70,7 @@ pub fn run(records: u64, runs: u64, compressions: &[String]) -> Result<(), Strin
         let kafka = Kafka::builder().for_benchmarks().start();
         let topic = fill(&kafka, records, compression)?;
         println!("  {} results are expected", topic.expected.len());
+        topic.warm_up()?;
         let mut figures: [Vec<Figures>; 3] = Default::default();
         for number in 0..runs {
             for (reader, figures) in Reader::ALL.into_iter().zip(&mut figures) {
@@ -131,6 +134,16 @@ pub(super) fn fill<'k>(kafka: &'k Kafka, records: u64, compression: &str) -> Res
 }
 
 impl Topic<'_> {
+    /// Has the topic read a few times before anything is measured. Else the first runs share their cores with the broker's
+    /// just-in-time compiler, which a broker that has run for a minute needs no more.
+    pub(super) fn warm_up(&self) -> Result<(), String> {
+        for number in 0..WARM_UP_RUNS {
+            self.bare()?;
+            self.worker(&format!("{}-warm-up-{number}", self.name), "Direct")?;
+        }
+        Ok(())
+    }
+
     /// One run of a reader.
     pub(super) fn once(&self, reader: Reader, number: u64) -> Result<Figures, String> {
         match reader {

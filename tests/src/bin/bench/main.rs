@@ -11,7 +11,8 @@
 //!   worker with librdkafka, and the bare fetch loop (`crashmonitor-fetch-only`), which is the limit. For the workers
 //!   the clock runs from the worker's last `claimed` line, which comes
 //!   before its first record is read, until a `read_committed` consumer has got the last expected result. End markers
-//!   stand at the end of every partition, so that this is only possible when every partition was read to its end.
+//!   stand at the end of every partition, so that this is only possible when every partition was read to its end. Before
+//!   the first run the topic is read a few times, until the broker's JVM is warm.
 //! - *Peers* (`make bench-peers`): the same catch-up by programs of other stream processors, see `peers`.
 //! - *Steady*: the generator writes 100,000 records/s for a while; memory is the highest resident size seen after the
 //!   first third.

@@ -127,6 +127,7 @@ pub fn run(records: u64, runs: u64, peers: &[Peer]) -> Result<(), String> {
     let kafka = Kafka::builder().for_benchmarks().start();
     let topic = fill(&kafka, records, "none")?;
     println!("  {} results are expected", topic.expected.len());
+    topic.warm_up()?;
     let peers = peers.iter().map(|&peer| (peer, Vec::new())).collect();
     let mut all = Runs { bare: Vec::new(), worker: Vec::new(), peers };
     for number in 0..runs {
