@@ -124,6 +124,12 @@ bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECO
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(COMPRESSIONS),--compressions $(COMPRESSIONS))
 
+.PHONY: bench-latency
+bench-latency: deps ## Measure from the watermark to the readable result (RATES=10000,100000,500000 SECONDS=120 OUT=docs/performance)
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- latency $(if $(RATES),--rates $(RATES)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
+
 .PHONY: bench-peers
 bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers

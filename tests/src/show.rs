@@ -1,9 +1,16 @@
-//! What `make run` and `make demo` share: the load that they show the monitor at work with, and how they print.
+//! The monitor at work, seen from outside: what `make run`, `make demo` and `make bench-latency` share.
 //!
-//! Responsible for the query that both answer and for the names of its topics. Must never start a service or a worker.
+//! Responsible for the query that all of them answer and for the names of its topics; its parts start services and load,
+//! follow the results, and measure how long each took. Must never look into a worker for what can be seen from outside.
 
+pub mod appended;
+pub mod histogram;
 pub mod load;
+pub mod services;
+pub mod summary;
+pub mod truth;
 pub mod view;
+pub mod watch;
 
 /// The topic that the load is written to.
 pub const INPUT: &str = "logs";

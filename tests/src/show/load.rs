@@ -53,8 +53,7 @@ pub struct Load {
 
 impl Load {
     /// Starts it; it writes to the brokers at `bootstrap`.
-    pub fn start(bootstrap: &str, dir: &Dir, rate: u64, seconds: Option<u64>) -> Load {
-        let options = options(rate);
+    pub fn start(bootstrap: &str, dir: &Dir, options: Options, seconds: Option<u64>) -> Load {
         let expected = dir.path().join("expected.jsonl");
         let command = command(&options, bootstrap, seconds, &expected);
         let process = Process::spawn("the load generator", &command, &dir.path().join("log"));
@@ -88,8 +87,8 @@ impl Load {
     }
 }
 
-/// Mostly ordinary records, and enough of each other sort to be seen.
-fn options(rate: u64) -> Options {
+/// So many records a second: mostly ordinary ones, and enough of each other sort to be seen.
+pub fn options(rate: u64) -> Options {
     Options {
         event_rate: rate,
         partitions: INPUT_PARTITIONS,

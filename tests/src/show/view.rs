@@ -14,10 +14,12 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// To the first column, and erase the line.
 const ERASE: &str = "\r\x1b[2K";
 
-/// Standard output.
+/// Standard output, or nowhere.
 pub struct View {
     out: Stdout,
     is_terminal: bool,
+    /// Who shows nothing measures without it.
+    is_hidden: bool,
     /// What the status line shows; empty: there is none.
     status: String,
     plain_at: Option<Instant>,
@@ -27,11 +29,21 @@ impl View {
     /// Finds out what standard output is.
     pub fn stdout() -> View {
         let out = io::stdout();
-        View { is_terminal: out.is_terminal(), out, status: String::new(), plain_at: None }
+        View { is_terminal: out.is_terminal(), is_hidden: false, out, status: String::new(), plain_at: None }
+    }
+
+    /// One that shows nothing.
+    pub fn hidden() -> View {
+        let mut view = View::stdout();
+        view.is_hidden = true;
+        view
     }
 
     /// Prints a line (or several) above the status line.
     pub fn say(&mut self, text: &str) -> io::Result<()> {
+        if self.is_hidden {
+            return Ok(());
+        }
         let mut out = self.out.lock();
         if !self.status.is_empty() {
             out.write_all(ERASE.as_bytes())?;
@@ -43,7 +55,7 @@ impl View {
 
     /// Shows a new status.
     pub fn status(&mut self, line: &str) -> io::Result<()> {
-        if self.is_terminal {
+        if self.is_terminal && !self.is_hidden {
             let width = tcgetwinsize(&self.out).map_or(80, |size| usize::from(size.ws_col).max(20));
             // One column stays free: in some terminals a full line wraps.
             self.status = line.chars().take(width - 1).collect();

@@ -16,19 +16,29 @@
 //! - *Peers* (`make bench-peers`): the same catch-up by programs of other stream processors, see `peers`.
 //! - *Steady*: the generator writes 100,000 records/s for a while; memory is the highest resident size seen after the
 //!   first third.
+//! - *Latency* (`make bench-latency`): from the watermark to the readable result at several rates, see `latency`.
+//!
+//! What is named in place of the first ones leaves a page with a table, and a plot beside it.
 //!
 //! Medians with the lowest and the highest of all runs. Other work on the machine makes them worse, never better.
 
 mod catch_up;
+mod latency;
+mod page;
 mod peers;
+mod plot;
 mod steady;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Measures the worker on this machine.
+/// Measures the worker on this machine: a catch-up and a steady load, unless something else is named.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Records of the catch-up.
     #[arg(long, default_value_t = 5_000_000)]
     records: u64,
@@ -46,7 +56,30 @@ struct Options {
     peers: Vec<peers::Peer>,
 }
 
+#[derive(Subcommand)]
+enum What {
+    /// From the watermark to the readable result.
+    Latency {
+        #[command(flatten)]
+        what: latency::What,
+        #[command(flatten)]
+        out: Out,
+    },
+}
+
+#[derive(clap::Args)]
+struct Out {
+    /// Where the page and its plot are written to.
+    #[arg(long, value_name = "DIR", default_value = "docs/performance")]
+    out: PathBuf,
+}
+
 fn run(options: &Options) -> Result<(), String> {
+    if let Some(what) = &options.what {
+        return match what {
+            What::Latency { what, out } => latency::run(what, &out.out),
+        };
+    }
     if !options.peers.is_empty() {
         return peers::run(options.records, options.runs, &options.peers);
     }

@@ -16,7 +16,7 @@ use crashmonitor_bench::text;
 use crashmonitor_testbed::cluster::{Cluster, pid_in_pod};
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::process::{cpu_time, resident_bytes};
-use crashmonitor_testbed::show::load::Load;
+use crashmonitor_testbed::show::load::{self, Load};
 use crashmonitor_testbed::show::view::View;
 use crashmonitor_testbed::show::{INPUT, INPUT_PARTITIONS, OUTPUT};
 use crashmonitor_testbed::{Topics, follow, operator, until};
@@ -81,7 +81,7 @@ fn run(args: &Args) -> Result<bool, String> {
     let bootstrap = demo.install(args)?;
     let dir = Dir::new("load");
     demo.say(&format!("writing {} records/s for {} s\n", text::grouped(args.rate), args.seconds))?;
-    let load = Load::start(&bootstrap, &dir, args.rate, Some(args.seconds));
+    let load = Load::start(&bootstrap, &dir, load::options(args.rate), Some(args.seconds));
     let topics = Topics::new(&bootstrap);
     let partitions = topics.partitions_of(OUTPUT).ok_or_else(|| format!("there is no topic {OUTPUT}"))?;
     let results = follow::open(topics.config(), OUTPUT, partitions)?;

@@ -5,18 +5,14 @@
 //! exit code: 0 if all results are right, 1 if not or if something failed, 2 for bad arguments. Must never leave a
 //! process or a file behind, and must never judge results itself: the oracle of the load generator does.
 
-mod appended;
-mod histogram;
-mod services;
-mod summary;
-mod truth;
-mod watch;
-
 use clap::Parser;
 use crashmonitor_bench::text;
-use crashmonitor_testbed::show::{self, load::Load, view::View};
+use crashmonitor_testbed::show::load::{self, Load};
+use crashmonitor_testbed::show::services::Services;
+use crashmonitor_testbed::show::summary::Summary;
+use crashmonitor_testbed::show::view::View;
+use crashmonitor_testbed::show::{self, watch};
 use crashmonitor_testbed::{Isolation, home::Dir};
-use services::Services;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -60,14 +56,14 @@ fn run(args: &Args) -> Result<bool, String> {
     let services = Services::start(usize::from(args.workers), &mut view)?;
     let stop = stop_flag().map_err(|e| format!("signals: {e}"))?;
     let dir = Dir::new("load");
-    let load = Load::start(&services.kafka.bootstrap(), &dir, args.rate, args.seconds);
+    let load = Load::start(&services.kafka.bootstrap(), &dir, load::options(args.rate), args.seconds);
     say(&mut view, &format!("writing {} records/s\n", text::grouped(args.rate)))?;
     let watched = watch::run(&services, &load, args.seconds, &stop, &mut view)?;
     say(&mut view, "stopping the workers")?;
     let trouble = services.stop_workers();
     // Read anew, from the first to the last: what came doubled after the last look counts too.
     let log = services.kafka.topics().read_all(show::OUTPUT, Isolation::ReadCommitted);
-    let summary = summary::Summary::new(watched, &log, trouble);
+    let summary = Summary::new(watched, &log, trouble);
     say(&mut view, &summary.to_string())?;
     Ok(summary.is_right())
 }

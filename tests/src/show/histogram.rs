@@ -36,6 +36,11 @@ impl Histogram {
         self.count
     }
 
+    /// The highest value; zero if there are none.
+    pub fn max_ms(&self) -> i64 {
+        self.max_ms
+    }
+
     /// The lowest value that at least `share` of all values don't exceed; `None` if there are none.
     pub fn quantile(&self, share: f64) -> Option<i64> {
         let wanted = (self.count as f64 * share).ceil().max(1.0) as u64;

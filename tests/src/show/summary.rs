@@ -3,11 +3,11 @@
 //! Responsible for handing the whole output topic to the oracle, and for the text of its verdict. Must never leave out
 //! anything that went wrong.
 
-use crate::watch::Watched;
+use super::WINDOW_MS;
+use super::watch::{Reading, Watched};
+use crate::Record;
 use crashmonitor_bench::oracle::{Alert, Counts, Report, compare, parse_alert};
 use crashmonitor_bench::text::{self, grouped};
-use crashmonitor_testbed::Record;
-use crashmonitor_testbed::show::WINDOW_MS;
 use std::fmt;
 use std::time::Duration;
 
@@ -53,11 +53,16 @@ impl Summary {
         results_are_right && self.trouble.is_empty()
     }
 
+    /// What it was made of.
+    pub fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
     fn was_cut_short(&self) -> bool {
         self.watched.is_interrupted && !self.watched.is_drained
     }
 
-    fn total(&self, of: impl Fn(&crate::watch::Reading) -> u64) -> u64 {
+    fn total(&self, of: impl Fn(&Reading) -> u64) -> u64 {
         self.watched.workers.iter().map(of).sum()
     }
 

@@ -3,12 +3,12 @@
 //! Responsible for starting them in order, for the workers' configuration, and for stopping the workers in order. Must
 //! never start the load: that is `load`.
 
-use crashmonitor_testbed::show::view::View;
-use crashmonitor_testbed::show::{
+use super::view::View;
+use super::{
     ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, OUTPUT, THRESHOLD, WINDOW_MS,
 };
-use crashmonitor_testbed::wait::try_until;
-use crashmonitor_testbed::{Kafka, Redis, Worker};
+use crate::wait::try_until;
+use crate::{Kafka, Redis, Worker};
 use std::net::SocketAddr;
 use std::time::Duration;
 

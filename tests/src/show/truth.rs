@@ -15,16 +15,14 @@
 //! records are known by generating the same records again beside the real ones. Must never decide whether a result is
 //! right: the oracle does, from the generator's own account.
 
-use crate::appended::Position;
+use super::appended::Position;
+use super::load::Load;
+use super::{ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS};
+use crate::Kafka;
+use crate::follow;
+use crate::wait::try_until;
 use crashmonitor_bench::generator::{Generator, Kind, Meta, Options, Severity, WordIn};
 use crashmonitor_bench::oracle::Alert;
-use crashmonitor_testbed::Kafka;
-use crashmonitor_testbed::follow;
-use crashmonitor_testbed::show::load::Load;
-use crashmonitor_testbed::show::{
-    ALLOWED_LATENESS_MS, INPUT, INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, THRESHOLD, WINDOW_MS,
-};
-use crashmonitor_testbed::wait::try_until;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use std::collections::BTreeMap;

@@ -3,9 +3,9 @@
 //! Responsible for looking it up by position: the input topic is set to carry the broker's time of appending. Must
 //! never guess: what can't be read in time is unknown.
 
-use crashmonitor_testbed::Kafka;
-use crashmonitor_testbed::follow;
-use crashmonitor_testbed::show::INPUT;
+use super::INPUT;
+use crate::Kafka;
+use crate::follow;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};

@@ -4,19 +4,19 @@
 //! when there is nothing more to wait for: when all expected results are there, or when none can come any more, or
 //! when a bound is reached. Must never judge: what is outstanding is only a reason to wait.
 
-use crate::appended::Appended;
-use crate::histogram::Histogram;
-use crate::services::{OUTPUT_PARTITIONS, REPARTITION_PARTITIONS, Services};
-use crate::truth::{Latency, Truth};
+use super::appended::Appended;
+use super::histogram::Histogram;
+use super::load::{Generated, Load};
+use super::services::{OUTPUT_PARTITIONS, REPARTITION_PARTITIONS, Services};
+use super::truth::{Latency, Truth};
+use super::view::View;
+use super::{INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, OUTPUT, WINDOW_MS};
+use crate::Worker;
+use crate::follow;
 use crashmonitor_bench::load::now_ms;
 use crashmonitor_bench::oracle::{Alert, Counts, parse_alert};
 use crashmonitor_bench::text::{self, grouped};
 use crashmonitor_core::status::Status;
-use crashmonitor_testbed::Worker;
-use crashmonitor_testbed::follow;
-use crashmonitor_testbed::show::load::{Generated, Load};
-use crashmonitor_testbed::show::view::View;
-use crashmonitor_testbed::show::{INPUT_PARTITIONS, MAX_OUT_OF_ORDERNESS_MS, OUTPUT, WINDOW_MS};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 use std::collections::{HashMap, VecDeque};

@@ -1,0 +1,125 @@
+//! What a measurement leaves: a page with its table, and the plot beside it.
+//!
+//! Responsible for the two files and for what every page says (the command, the machine, what was built how). Must never
+//! know what was measured, nor round it: rows come as they are shown.
+
+use crashmonitor_bench::text::grouped;
+use crashmonitor_testbed::kafka;
+use std::fs;
+use std::path::Path;
+
+use super::plot::Plot;
+
+/// A page.
+pub struct Page<'a> {
+    /// Of its files.
+    pub name: &'a str,
+    /// Its heading.
+    pub title: &'a str,
+    /// What measured it, such as `make bench-latency`.
+    pub command: &'a str,
+    /// What was measured, and how: a paragraph.
+    pub what: String,
+    /// The heads of the columns.
+    pub columns: &'a [&'a str],
+    /// The rows.
+    pub rows: Vec<Vec<String>>,
+    /// The same as a picture.
+    pub plot: Plot,
+}
+
+impl Page<'_> {
+    /// Prints the table, and writes `NAME.md` and `NAME.svg` into `dir`, which is made.
+    pub fn write(&self, dir: &Path) -> Result<(), String> {
+        let table = self.table();
+        println!("\n{table}");
+        let failed = |error: std::io::Error| format!("{}: {error}", dir.display());
+        fs::create_dir_all(dir).map_err(failed)?;
+        let text = format!(
+            "# {}\n\n{}\n\n{}\n\n![{}]({}.svg)\n\n{table}",
+            self.title,
+            self.what,
+            self.origin(),
+            self.title,
+            self.name
+        );
+        fs::write(dir.join(format!("{}.md", self.name)), text).map_err(failed)?;
+        fs::write(dir.join(format!("{}.svg", self.name)), self.plot.svg()?).map_err(failed)?;
+        println!("written to {}", dir.join(format!("{}.{{md,svg}}", self.name)).display());
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let heads: Vec<String> = self.columns.iter().map(|&head| head.to_owned()).collect();
+        let rule = format!("|{}\n", "---|".repeat(heads.len()));
+        let rows: String = self.rows.iter().map(|row| line(row)).collect();
+        line(&heads) + &rule + &rows
+    }
+
+    fn origin(&self) -> String {
+        let build = if cfg!(debug_assertions) {
+            "\nBuilt without optimisation: these figures say nothing about a release."
+        } else {
+            ""
+        };
+        format!(
+            "Measured by `{}` on {}; CrashMonitor {}, Kafka {} on the same cores.{build}",
+            self.command,
+            machine(),
+            env!("CARGO_PKG_VERSION"),
+            kafka::VERSION
+        )
+    }
+}
+
+/// The machine, by what the kernel says of it.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let model = field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let memory = field("/proc/meminfo", "MemTotal")
+        .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+        .map_or_else(String::new, |kib| format!(", {} MB", grouped(kib * 1024 / 1_000_000)));
+    format!("{cores} cores ({model}){memory}")
+}
+
+fn field(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Page;
+    use crate::plot::{Panel, Plot, Series, Spread};
+
+    #[test]
+    fn a_page_has_its_table_its_command_and_its_plot() {
+        let values = vec![Some(Spread { median: 2.0, low: 1.0, high: 3.0 })];
+        let panels =
+            vec![Panel { what: "ms".to_owned(), series: vec![Series { name: String::new(), values }] }];
+        let plot = Plot { over: "records/s".to_owned(), points: vec!["10".to_owned()], panels };
+        let page = Page {
+            name: "latency",
+            title: "Latency",
+            command: "make bench-latency",
+            what: "How long it takes.".to_owned(),
+            columns: &["records/s", "ms"],
+            rows: vec![vec!["10".to_owned(), "2".to_owned()]],
+            plot,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        page.write(dir.path()).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("latency.md")).unwrap();
+        assert!(
+            text.starts_with("# Latency\n\nHow long it takes.\n\nMeasured by `make bench-latency` on "),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("![Latency](latency.svg)\n\n| records/s | ms |\n|---|---|\n| 10 | 2 |\n"),
+            "{text}"
+        );
+        assert!(dir.path().join("latency.svg").is_file());
+    }
+}
