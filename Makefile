@@ -130,6 +130,12 @@ bench-latency: deps ## Measure from the watermark to the readable result (RATES=
 	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- latency $(if $(RATES),--rates $(RATES)) \
 	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
 
+.PHONY: bench-recovery
+bench-recovery: deps ## Measure from kill -9 to the next result, and to very many counts (RUNS=5 PAIRS=1000,1000000 OUT=docs/performance)
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- recovery $(if $(RUNS),--runs $(RUNS)) \
+	    $(if $(PAIRS),--pairs $(PAIRS)) $(if $(OUT),--out $(OUT))
+
 .PHONY: bench-peers
 bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers

@@ -1,7 +1,7 @@
 //! Load in the background of a test: the generator, writing to a monitor's input until it is told to end.
 //!
 //! Responsible for a steady rate of records in which many windows close, some records late but none too late, and for
-//! telling how far it is. Must never outlive the test's process, nor hide that it failed.
+//! telling how far it is; and for very many users in one window, at once. Must never outlive the test's process, nor hide that it failed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crashmonitor_bench::generator::{Generator, Options};
 use crashmonitor_bench::kafka::{Compression, Config, Producer};
 use crashmonitor_bench::load::{self, Pace};
-use crashmonitor_bench::oracle::Query;
+use crashmonitor_bench::oracle::{Counts, Query};
 
 use crate::monitor::{Monitor, now_ms};
 use crate::wait::until;
@@ -23,6 +23,8 @@ const EVENT_RATE: u64 = 800;
 /// How long a broker may take to acknowledge, also while it is being restarted, and the load to make progress.
 const TIMEOUT: Duration = Duration::from_secs(180);
 const BATCH_BYTES: usize = 16 * 1024;
+/// What producers write at once when nobody looks.
+const USERS_BATCH_BYTES: usize = 256 * 1024;
 
 /// The generator at work.
 #[derive(Debug)]
@@ -92,6 +94,33 @@ pub fn producer(monitor: &Monitor<'_>, batch_bytes: usize, delivery_timeout: Dur
         delivery_timeout,
     };
     Producer::open(config).unwrap_or_else(|e| panic!("opening the generator's producer: {e}"))
+}
+
+/// Writes one crash of each user, three of every tenth, all in the window of 10 s that begins at `start_ms`; gives who must
+/// be in the output.
+#[track_caller]
+pub fn write_users(monitor: &Monitor<'_>, users: u64, start_ms: i64) -> Counts {
+    let mut producer = producer(monitor, USERS_BATCH_BYTES, TIMEOUT);
+    let partitions = u64::from(monitor.partitions().unsigned_abs());
+    let mut expected = Counts::new();
+    for user in 0..users {
+        let name = format!("user_{user}");
+        let times = if user % 10 == 0 { 3 } else { 1 };
+        for time in 0..times {
+            let at = start_ms + i64::try_from((user + time) % 10_000).expect("it is less than 10,000");
+            let value = format!(
+                r#"{{"timestamp":{at},"severity":"High","user_id":"{name}","content":"session crash after timeout"}}"#
+            );
+            let partition = u32::try_from((user + time) % partitions).expect("there are fewer partitions");
+            let pushed = producer.push(partition, None, Some(value.as_bytes()));
+            pushed.unwrap_or_else(|e| panic!("writing users: {e}"));
+        }
+        if times > 2 {
+            expected.insert((start_ms, name), times);
+        }
+    }
+    producer.drain().unwrap_or_else(|e| panic!("writing users: {e}"));
+    expected
 }
 
 fn generate(mut producer: Producer, partitions: i32, stop: &AtomicBool, records: &AtomicU64) -> i64 {

@@ -37,7 +37,20 @@ pub fn until_true(what: &str, timeout: Duration, mut condition: impl FnMut() -> 
 }
 
 /// As [`until`], but gives the last state instead of a panic.
-pub fn try_until<T, E>(timeout: Duration, mut probe: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+pub fn try_until<T, E>(timeout: Duration, probe: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    poll(timeout, BACKOFF_MAX, probe)
+}
+
+/// The same without growing pauses, for who measures how long something takes: a value is at most some milliseconds old.
+pub fn try_until_closely<T, E>(timeout: Duration, probe: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    poll(timeout, BACKOFF_MIN, probe)
+}
+
+fn poll<T, E>(
+    timeout: Duration,
+    backoff_max: Duration,
+    mut probe: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
     let deadline = Instant::now() + timeout;
     let mut backoff = BACKOFF_MIN;
     loop {
@@ -46,6 +59,6 @@ pub fn try_until<T, E>(timeout: Duration, mut probe: impl FnMut() -> Result<T, E
             Err(last) if Instant::now() >= deadline => return Err(last),
             Err(_) => thread::sleep(backoff),
         }
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        backoff = (backoff * 2).min(backoff_max);
     }
 }

@@ -8,9 +8,10 @@
 
 use crashmonitor_bench::generator::{Generator, Options};
 use crashmonitor_bench::kafka::Producer;
-use crashmonitor_bench::load::{self, Pace, Summary};
+use crashmonitor_bench::load::{self as generated, Pace, Summary};
 use crashmonitor_bench::oracle::{Counts, Query, compare};
 use crashmonitor_core::record::USER_ID_BYTES_MAX;
+use crashmonitor_testbed::load;
 use crashmonitor_testbed::monitor::{Monitor, crash, now_ms};
 use crashmonitor_testbed::{Kafka, Worker, shared, until};
 use serde_json::Value;
@@ -33,7 +34,7 @@ const SMALL_BATCH_BYTES: usize = 5_000;
 const BESIDE_COUNTS_BYTES: u64 = 256 * MIB;
 
 fn producer(monitor: &Monitor<'_>, batch_bytes: usize) -> Producer {
-    crashmonitor_testbed::load::producer(monitor, batch_bytes, Duration::from_secs(90))
+    load::producer(monitor, batch_bytes, Duration::from_secs(90))
 }
 
 /// Writes what the generator makes of these options, as fast as it goes.
@@ -41,7 +42,7 @@ fn generate(monitor: &Monitor<'_>, options: Options, records: u64, batch_bytes: 
     let generator = Generator::new(options).unwrap();
     let pace = Pace { records_max: Some(records), ..Pace::default() };
     let stop = AtomicBool::new(false);
-    load::run(&generator, &Query::default(), &pace, &mut producer(monitor, batch_bytes), &stop, |_| {})
+    generated::run(&generator, &Query::default(), &pace, &mut producer(monitor, batch_bytes), &stop, |_| {})
         .unwrap()
 }
 
@@ -61,29 +62,6 @@ fn lag(status: &Value) -> u64 {
 
 // ---- Many users ----
 
-/// One crash of each user, three of every tenth, all in one window; then who must be in the output.
-fn write_users(monitor: &Monitor<'_>, users: u64) -> Counts {
-    let mut producer = producer(monitor, BATCH_BYTES);
-    let mut expected = Counts::new();
-    for user in 0..users {
-        let name = format!("user_{user}");
-        let times = if user % 10 == 0 { 3 } else { 1 };
-        for time in 0..times {
-            let at = T + i64::try_from((user + time) % 10_000).unwrap();
-            let value = format!(
-                r#"{{"timestamp":{at},"severity":"High","user_id":"{name}","content":"session crash after timeout"}}"#
-            );
-            let partition = u32::try_from((user + time) % PARTITIONS.unsigned_abs() as u64).unwrap();
-            producer.push(partition, None, Some(value.as_bytes())).unwrap();
-        }
-        if times > 2 {
-            expected.insert((T, name), times);
-        }
-    }
-    producer.drain().unwrap();
-    expected
-}
-
 fn many_users(kafka: &Kafka, users: u64) {
     let timeout = TIMEOUT + Duration::from_millis(users / 20);
     let memory = format!("{}Mi", 64 + users / 5_000);
@@ -93,7 +71,7 @@ fn many_users(kafka: &Kafka, users: u64) {
     let worker = &workers[0];
     let before = worker.process().resident_bytes();
     let begun = Instant::now();
-    let expected = write_users(&monitor, users);
+    let expected = load::write_users(&monitor, users, T);
     let shown = status(worker, "all users to be counted", timeout, |status| {
         status["state"]["counters"].as_u64() == Some(users)
     });
@@ -231,7 +209,7 @@ fn without_room_a_worker_reads_no_more_says_so_and_another_one_makes_room() {
     monitor.create_input(PARTITIONS);
     let full = monitor.start_worker("0");
     full.wait_ready(TIMEOUT);
-    let expected = write_users(&monitor, users);
+    let expected = load::write_users(&monitor, users, T);
     let shown = status(&full, "no room", TIMEOUT, |status| {
         let reason = status["notReadyReason"].as_str().unwrap_or_default();
         status["ready"] == false && reason.starts_with("worker.stateMemoryMax: ")

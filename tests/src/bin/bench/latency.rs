@@ -21,7 +21,7 @@ use crashmonitor_testbed::show::{self, watch};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::page::Page;
+use super::page::{Page, Section};
 use super::plot::{Panel, Plot, Series, Spread};
 
 /// Of the load, one record in 200 has the word, and half of these count.
@@ -61,18 +61,17 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
             series: QUANTILES.iter().map(|quantile| quantile.series(&summaries)).collect(),
         }],
     };
-    Page {
-        name: "latency",
-        title: "Latency",
-        command: "make bench-latency",
+    let section = Section {
+        name: "latency".to_owned(),
+        heading: "From the watermark to the readable result".to_owned(),
         what: format!(
-            "How long a result took from the moment when the broker had the last record that lets the watermark pass its \
-             window's end, until a `read_committed` consumer had it. One worker, 4 partitions, checkpoints in Redis every \
-             5 s, a load for {} s with disorder, late, malformed and unusual records. Results that a late record made are \
-             counted apart, from that record on.",
+            "How long a result took from the moment when the broker had the last record that lets the watermark pass \
+             its window's end, until a `read_committed` consumer had it. One worker, 4 partitions, checkpoints in Redis \
+             every 5 s, a load for {} s with disorder, late, malformed and unusual records. Results that a late record \
+             made are counted apart, from that record on.",
             what.seconds
         ),
-        columns: &[
+        columns: vec![
             "records/s",
             "written, records/s",
             "p50, ms",
@@ -87,8 +86,11 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
         ],
         rows: summaries.iter().map(|(rate, summary)| row(*rate, summary)).collect(),
         plot,
-    }
-    .write(out)
+    };
+    println!("\n{}", section.table());
+    let page =
+        Page { name: "latency", title: "Latency", command: "make bench-latency", sections: vec![section] };
+    page.write(out)
 }
 
 fn once(rate: u64, seconds: u64) -> Result<Summary, String> {

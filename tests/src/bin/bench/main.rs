@@ -17,6 +17,7 @@
 //! - *Steady*: the generator writes 100,000 records/s for a while; memory is the highest resident size seen after the
 //!   first third.
 //! - *Latency* (`make bench-latency`): from the watermark to the readable result at several rates, see `latency`.
+//! - *Recovery* (`make bench-recovery`): from `kill -9` to the next result, and to having very many counts, see `recovery`.
 //!
 //! What is named in place of the first ones leaves a page with a table, and a plot beside it.
 //!
@@ -27,6 +28,7 @@ mod latency;
 mod page;
 mod peers;
 mod plot;
+mod recovery;
 mod steady;
 
 use clap::{Parser, Subcommand};
@@ -65,6 +67,13 @@ enum What {
         #[command(flatten)]
         out: Out,
     },
+    /// From a crash of a worker to its next results, and to having very many counts again.
+    Recovery {
+        #[command(flatten)]
+        what: recovery::What,
+        #[command(flatten)]
+        out: Out,
+    },
 }
 
 #[derive(clap::Args)]
@@ -78,6 +87,7 @@ fn run(options: &Options) -> Result<(), String> {
     if let Some(what) = &options.what {
         return match what {
             What::Latency { what, out } => latency::run(what, &out.out),
+            What::Recovery { what, out } => recovery::run(what, &out.out),
         };
     }
     if !options.peers.is_empty() {

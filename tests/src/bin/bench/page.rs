@@ -1,6 +1,6 @@
-//! What a measurement leaves: a page with its table, and the plot beside it.
+//! What a measurement leaves: a page with its tables, and the plot of each beside it.
 //!
-//! Responsible for the two files and for what every page says (the command, the machine, what was built how). Must never
+//! Responsible for these files and for what every page says (the command, the machine, what was built how). Must never
 //! know what was measured, nor round it: rows come as they are shown.
 
 use crashmonitor_bench::text::grouped;
@@ -12,16 +12,26 @@ use super::plot::Plot;
 
 /// A page.
 pub struct Page<'a> {
-    /// Of its files.
+    /// Of its file.
     pub name: &'a str,
     /// Its heading.
     pub title: &'a str,
     /// What measured it, such as `make bench-latency`.
     pub command: &'a str,
+    /// What is on it.
+    pub sections: Vec<Section>,
+}
+
+/// One table with its plot.
+pub struct Section {
+    /// Of the file with the plot.
+    pub name: String,
+    /// Its heading.
+    pub heading: String,
     /// What was measured, and how: a paragraph.
     pub what: String,
     /// The heads of the columns.
-    pub columns: &'a [&'a str],
+    pub columns: Vec<&'static str>,
     /// The rows.
     pub rows: Vec<Vec<String>>,
     /// The same as a picture.
@@ -29,32 +39,20 @@ pub struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// Prints the table, and writes `NAME.md` and `NAME.svg` into `dir`, which is made.
+    /// Writes `NAME.md` and its plots into `dir`, which is made.
     pub fn write(&self, dir: &Path) -> Result<(), String> {
-        let table = self.table();
-        println!("\n{table}");
         let failed = |error: std::io::Error| format!("{}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(failed)?;
-        let text = format!(
-            "# {}\n\n{}\n\n{}\n\n![{}]({}.svg)\n\n{table}",
-            self.title,
-            self.what,
-            self.origin(),
-            self.title,
-            self.name
-        );
+        let mut text = format!("# {}\n\n{}\n", self.title, self.origin());
+        for section in &self.sections {
+            let Section { name, heading, what, plot, .. } = section;
+            fs::write(dir.join(format!("{name}.svg")), plot.svg()?).map_err(failed)?;
+            let table = section.table();
+            text += &format!("\n## {heading}\n\n{what}\n\n![{heading}]({name}.svg)\n\n{table}");
+        }
         fs::write(dir.join(format!("{}.md", self.name)), text).map_err(failed)?;
-        fs::write(dir.join(format!("{}.svg", self.name)), self.plot.svg()?).map_err(failed)?;
-        println!("written to {}", dir.join(format!("{}.{{md,svg}}", self.name)).display());
+        println!("written to {}, with its plots", dir.join(format!("{}.md", self.name)).display());
         Ok(())
-    }
-
-    fn table(&self) -> String {
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let heads: Vec<String> = self.columns.iter().map(|&head| head.to_owned()).collect();
-        let rule = format!("|{}\n", "---|".repeat(heads.len()));
-        let rows: String = self.rows.iter().map(|row| line(row)).collect();
-        line(&heads) + &rule + &rows
     }
 
     fn origin(&self) -> String {
@@ -70,6 +68,17 @@ impl Page<'_> {
             env!("CARGO_PKG_VERSION"),
             kafka::VERSION
         )
+    }
+}
+
+impl Section {
+    /// As Markdown.
+    pub fn table(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let heads: Vec<String> = self.columns.iter().map(|&head| head.to_owned()).collect();
+        let rule = format!("|{}\n", "---|".repeat(heads.len()));
+        let rows: String = self.rows.iter().map(|row| line(row)).collect();
+        line(&heads) + &rule + &rows
     }
 }
 
@@ -91,35 +100,35 @@ fn field(file: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::Page;
+    use super::{Page, Section};
     use crate::plot::{Panel, Plot, Series, Spread};
 
     #[test]
-    fn a_page_has_its_table_its_command_and_its_plot() {
+    fn a_page_has_its_command_and_each_table_beside_its_plot() {
         let values = vec![Some(Spread { median: 2.0, low: 1.0, high: 3.0 })];
         let panels =
             vec![Panel { what: "ms".to_owned(), series: vec![Series { name: String::new(), values }] }];
-        let plot = Plot { over: "records/s".to_owned(), points: vec!["10".to_owned()], panels };
+        let section = Section {
+            name: "latency".to_owned(),
+            heading: "Under load".to_owned(),
+            what: "How long it takes.".to_owned(),
+            columns: vec!["records/s", "ms"],
+            rows: vec![vec!["10".to_owned(), "2".to_owned()]],
+            plot: Plot { over: "records/s".to_owned(), points: vec!["10".to_owned()], panels },
+        };
         let page = Page {
             name: "latency",
             title: "Latency",
             command: "make bench-latency",
-            what: "How long it takes.".to_owned(),
-            columns: &["records/s", "ms"],
-            rows: vec![vec!["10".to_owned(), "2".to_owned()]],
-            plot,
+            sections: vec![section],
         };
         let dir = tempfile::tempdir().unwrap();
         page.write(dir.path()).unwrap();
         let text = std::fs::read_to_string(dir.path().join("latency.md")).unwrap();
-        assert!(
-            text.starts_with("# Latency\n\nHow long it takes.\n\nMeasured by `make bench-latency` on "),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("![Latency](latency.svg)\n\n| records/s | ms |\n|---|---|\n| 10 | 2 |\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("# Latency\n\nMeasured by `make bench-latency` on "), "{text}");
+        let section = "\n## Under load\n\nHow long it takes.\n\n![Under load](latency.svg)\n\n\
+            | records/s | ms |\n|---|---|\n| 10 | 2 |\n";
+        assert!(text.ends_with(section), "{text}");
         assert!(dir.path().join("latency.svg").is_file());
     }
 }

@@ -31,6 +31,20 @@ pub struct Spread {
     pub high: f64,
 }
 
+impl Spread {
+    /// Of the values of all runs, of which there is at least one.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let (median, low, high) = crate::spread(values.into_iter().collect());
+        Spread { median, low, high }
+    }
+
+    /// As a table has it.
+    pub fn shown(&self, decimals: usize) -> String {
+        let Spread { median, low, high } = self;
+        format!("{median:.decimals$} ({low:.decimals$} to {high:.decimals$})")
+    }
+}
+
 /// What was measured at each point, in their order; `None`: nothing was.
 pub struct Series {
     /// Its name in the legend; empty if there is no other one.
