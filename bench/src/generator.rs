@@ -74,6 +74,8 @@ pub struct Options {
     /// Size of a plain record's value in bytes, reached by filling up its content. A record whose fields and word
     /// alone need more is longer; odd records are longer, poison records are of any size.
     pub record_bytes: usize,
+    /// Whether records are without `status` and `source_ip`, which no monitor looks at: they can be shorter then.
+    pub lean: bool,
 }
 
 impl Default for Options {
@@ -96,6 +98,7 @@ impl Default for Options {
             poison_share: 0.0,
             odd_share: 0.0,
             record_bytes: 207,
+            lean: false,
         }
     }
 }
@@ -227,6 +230,7 @@ struct Fields<'a> {
     /// Chooses the filler and where in it the word is.
     draw: u32,
     record_bytes: usize,
+    lean: bool,
 }
 
 /// How the content writes the word.
@@ -362,6 +366,7 @@ impl Generator {
             filler: &self.filler,
             draw: filler_draw,
             record_bytes: options.record_bytes,
+            lean: options.lean,
         };
         match kind {
             Kind::Plain | Kind::Late | Kind::TooLate => write_fields(&fields, Form::Plain, value),
@@ -503,14 +508,19 @@ fn write_fields(fields: &Fields<'_>, form: Form, out: &mut Vec<u8>) {
     out.reserve(fields.record_bytes + 16);
     out.extend_from_slice(b"{\"timestamp\":");
     out.extend_from_slice(number.format(fields.timestamp_ms).as_bytes());
-    out.extend_from_slice(b",\"status\":\"");
-    out.extend_from_slice(fields.status.as_bytes());
-    out.extend_from_slice(b"\",\"severity\":\"");
+    if !fields.lean {
+        out.extend_from_slice(b",\"status\":\"");
+        out.extend_from_slice(fields.status.as_bytes());
+        out.push(b'"');
+    }
+    out.extend_from_slice(b",\"severity\":\"");
     out.extend_from_slice(fields.severity.name().as_bytes());
-    out.extend_from_slice(b"\",\"source_ip\":\"10");
-    for octet in fields.address {
-        out.push(b'.');
-        out.extend_from_slice(number.format(octet).as_bytes());
+    if !fields.lean {
+        out.extend_from_slice(b"\",\"source_ip\":\"10");
+        for octet in fields.address {
+            out.push(b'.');
+            out.extend_from_slice(number.format(octet).as_bytes());
+        }
     }
     out.extend_from_slice(b"\",\"user_id\":\"");
     out.extend_from_slice(fields.user);

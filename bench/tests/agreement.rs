@@ -40,11 +40,13 @@ prop_compose! {
         late_by_max_ms in 1u64..40_000,
         shares in shares(),
         record_bytes in 0usize..400,
+        lean: bool,
     ) -> Options {
         let [late_share, too_late_share, poison_share, odd_share] = shares;
         Options {
             seed, users, word, one_in, severity_weights, start_ms, event_rate, partitions, run_records, keyed,
             disorder_ms, late_share, late_by_max_ms, too_late_share, poison_share, odd_share, record_bytes,
+            lean,
         }
     }
 }

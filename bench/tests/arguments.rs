@@ -24,7 +24,7 @@ fn error_of(arguments: &[&str], code: i32) -> String {
 
 #[test]
 fn bad_arguments_are_named_and_exit_with_2() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&[], "--topic"),
         (&["--topic", "t", "--users", "0"], "users must be at least 1"),
         (&["--topic", "t", "--users", "many"], "--users"),
@@ -36,6 +36,8 @@ fn bad_arguments_are_named_and_exit_with_2() {
         (&["--topic", "t", "--duration=-1"], "--duration"),
         (&["--topic", "t", "--compression", "rar"], "--compression"),
         (&["--topic", "t", "--window-ms", "0"], "--window-ms"),
+        (&["--topic", "t", "--severity-weights", "1,1"], "not four numbers"),
+        (&["--topic", "t", "--severity-weights", "0,0,0,0"], "severity weights must be at least 1"),
         (&["--topic", "t", "--brokers", "nowhere"], "broker address \"nowhere\" is not host:port"),
     ];
     for (arguments, message) in cases {

@@ -88,6 +88,10 @@ struct RecordArgs {
     /// The word is in 1 of N records (0: in none).
     #[arg(long, value_name = "N", default_value_t = 200)]
     one_in: u32,
+    /// How often a record is Low, Medium, High and Critical, relative to each other: 0,0,1,1 makes a crash of every record
+    /// with the word.
+    #[arg(long, value_name = "L,M,H,C", default_value = "1,1,1,1", value_parser = weights)]
+    severity_weights: [u32; 4],
     /// Key records by their user instead of spreading them over the partitions.
     #[arg(long)]
     keyed: bool,
@@ -119,6 +123,9 @@ struct RecordArgs {
     /// Size of a record's value in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 207)]
     record_bytes: usize,
+    /// Leave out status and source_ip, which no monitor looks at: a record of 100 bytes has no room for them.
+    #[arg(long)]
+    lean: bool,
 }
 
 #[derive(clap::Args)]
@@ -254,6 +261,8 @@ fn options(args: &Args, partitions: u32) -> Options {
         poison_share: records.poison_share,
         odd_share: records.odd_share,
         record_bytes: records.record_bytes,
+        severity_weights: records.severity_weights,
+        lean: records.lean,
         ..Options::default()
     }
 }
@@ -285,6 +294,12 @@ fn show(progress: Progress) {
     let Progress { elapsed, records, rate, behind_records } = progress;
     let seconds = elapsed.as_secs_f64();
     eprintln!("{seconds:7.1} s  {records:>12} records  {rate:>10.0} records/s  {behind_records:>9} behind");
+}
+
+fn weights(text: &str) -> Result<[u32; 4], String> {
+    let weights: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    let weights = weights.map_err(|error| error.to_string())?;
+    weights.try_into().map_err(|_| "not four numbers, one for each severity".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

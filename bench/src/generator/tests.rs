@@ -188,6 +188,20 @@ fn records_may_be_large_or_smaller_than_possible() {
 }
 
 #[test]
+fn a_lean_record_has_what_a_monitor_needs_and_means_the_same() {
+    let options = Options { one_in: 3, record_bytes: 100, lean: true, ..Options::default() };
+    let whole = make(&Options { lean: false, ..options.clone() }, 300);
+    for ((meta, value), (whole, _)) in make(&options, 300).iter().zip(&whole) {
+        assert_eq!(meta, whole);
+        assert_eq!(value.len(), 100, "{}", String::from_utf8_lossy(value));
+        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(value).unwrap();
+        let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+        assert_eq!(names, ["content", "severity", "timestamp", "user_id"]);
+        assert_eq!(fields["content"].as_str().unwrap().contains("crash"), meta.word == WordIn::Exact);
+    }
+}
+
+#[test]
 fn empty_and_null_poison_have_no_bytes() {
     let options = Options { poison_share: 1.0, ..Options::default() };
     let mut nulls = 0;
