@@ -136,6 +136,12 @@ bench-recovery: deps ## Measure from kill -9 to the next result, and to very man
 	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- recovery $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(PAIRS),--pairs $(PAIRS)) $(if $(OUT),--out $(OUT))
 
+.PHONY: bench-scale
+bench-scale: deps ## Measure the catch-up over workers, partitions, users, crashes and sizes (RUNS=3 RECORDS=5000000 OUT=docs/performance)
+	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- scale $(if $(RUNS),--runs $(RUNS)) \
+	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
+
 .PHONY: bench-peers
 bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers

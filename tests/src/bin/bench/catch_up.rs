@@ -4,11 +4,13 @@
 
 use crashmonitor_bench::oracle::{Alert, Counts, compare, parse_alert, read_expected};
 use crashmonitor_testbed::home::Dir;
+use crashmonitor_testbed::monitor::Monitor;
 use crashmonitor_testbed::process::Process;
 use crashmonitor_testbed::wait::{until, until_true};
 use crashmonitor_testbed::worker::binary;
 use crashmonitor_testbed::{Kafka, Worker, follow};
 use rdkafka::message::Message;
+use serde_json::Value;
 use std::fs::File;
 use std::io::BufReader;
 use std::process::Command;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{config, spread};
 
+/// What `make bench` writes.
 const PARTITIONS: u32 = 4;
 /// After so many runs of each kind the broker's compiler has come to rest.
 const WARM_UP_RUNS: u64 = 3;
@@ -52,11 +55,46 @@ pub(super) struct Figures {
     pub(super) resident_bytes_max: u64,
 }
 
+/// What is in a topic.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Shape {
+    pub(super) records: u64,
+    pub(super) partitions: u32,
+    pub(super) users: u32,
+    /// The word is in one of so many records.
+    pub(super) one_in: u32,
+    /// Whether every record with the word is a crash; otherwise half of them are.
+    pub(super) is_severe: bool,
+    pub(super) record_bytes: u64,
+    /// Without the fields that no monitor looks at.
+    pub(super) is_lean: bool,
+    pub(super) compression: String,
+}
+
+impl Shape {
+    /// The load that everything is measured with, with so many records.
+    pub(super) fn standard(records: u64) -> Shape {
+        Shape {
+            records,
+            partitions: PARTITIONS,
+            users: 1000,
+            one_in: 200,
+            is_severe: false,
+            record_bytes: 207,
+            is_lean: false,
+            compression: "none".to_owned(),
+        }
+    }
+}
+
 /// A filled topic.
 pub(super) struct Topic<'k> {
     pub(super) kafka: &'k Kafka,
     pub(super) name: String,
+    pub(super) shape: Shape,
     pub(super) records: u64,
+    /// Of all values.
+    pub(super) value_bytes: u64,
     pub(super) expected: Counts,
 }
 
@@ -68,7 +106,8 @@ pub fn run(records: u64, runs: u64, compressions: &[String]) -> Result<(), Strin
              Kafka on the same cores"
         );
         let kafka = Kafka::builder().for_benchmarks().start();
-        let topic = fill(&kafka, records, compression)?;
+        let shape = Shape { compression: compression.clone(), ..Shape::standard(records) };
+        let topic = fill(&kafka, &format!("catch-up-{compression}"), shape)?;
         println!("  {} results are expected", topic.expected.len());
         topic.warm_up()?;
         let mut figures: [Vec<Figures>; 3] = Default::default();
@@ -114,23 +153,41 @@ fn summary(figures: &[Vec<Figures>; 3], records: u64) {
     println!("  direct to bare, records/s: {median:.2} ({low:.2} to {high:.2})");
 }
 
-pub(super) fn fill<'k>(kafka: &'k Kafka, records: u64, compression: &str) -> Result<Topic<'k>, String> {
-    let name = format!("catch-up-{compression}");
+/// Writes a topic of this name, which is not there yet.
+pub(super) fn fill<'k>(kafka: &'k Kafka, name: &str, shape: Shape) -> Result<Topic<'k>, String> {
     let dir = Dir::new("bench");
     let file = dir.path().join("expected");
     let mut command = Command::new(binary("crashmonitor-loadgen", "CRASHMONITOR_LOADGEN"));
-    command.args(["--brokers", &kafka.bootstrap(), "--topic", &name, "--rate", "0", "--quiet"]);
-    command.args(["--create-topic", &PARTITIONS.to_string(), "--max-records", &records.to_string()]);
-    command.args(["--compression", compression, "--event-rate", "100000"]);
+    command.args(["--brokers", &kafka.bootstrap(), "--topic", name, "--rate", "0", "--quiet"]);
+    command.args(["--create-topic", &shape.partitions.to_string()]);
+    command.args(["--max-records", &shape.records.to_string(), "--users", &shape.users.to_string()]);
+    command.args(["--one-in", &shape.one_in.to_string()]);
+    command.args(["--record-bytes", &shape.record_bytes.to_string()]);
+    command.args(["--compression", &shape.compression, "--event-rate", "100000"]);
+    if shape.is_severe {
+        command.args(["--severity-weights", "0,0,1,1"]);
+    }
+    if shape.is_lean {
+        command.arg("--lean");
+    }
     command.args(["--end-marker-after-ms", "60000", "--expected"]).arg(&file);
     let process = Process::spawn("loadgen", &command, &dir.path().join("log"));
     let status = process.wait_exit(TIMEOUT);
+    let failed = |why: String| format!("the load generator: {why}\n{}", process.log_tail());
     if !status.success() {
-        return Err(format!("the load generator ended with {status}\n{}", process.log_tail()));
+        return Err(failed(format!("it ended with {status}")));
     }
+    let log = process.log();
+    let summary = log.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
+    let summary: Value = serde_json::from_str(summary).map_err(|error| failed(error.to_string()))?;
     let file = File::open(&file).map_err(|error| error.to_string())?;
     let expected = read_expected(BufReader::new(file)).map_err(|error| error.to_string())?;
-    Ok(Topic { kafka, name, records, expected })
+    if expected.is_empty() {
+        return Err(format!("{shape:?}: no result is expected, so nobody could tell when all was read"));
+    }
+    let value_bytes = summary["value_bytes"].as_u64().ok_or_else(|| failed("no value_bytes".to_owned()))?;
+    let (name, records) = (name.to_owned(), shape.records);
+    Ok(Topic { kafka, name, shape, records, value_bytes, expected })
 }
 
 impl Topic<'_> {
@@ -154,10 +211,17 @@ impl Topic<'_> {
     }
 
     fn worker(&self, name: &str, reader: &str) -> Result<Figures, String> {
-        let worker = Worker::builder(name)
-            .env("POD_NAME", name)
-            .env("RUST_LOG", "info")
-            .start(|admin| config(&self.kafka.bootstrap(), admin, name, &self.name, reader));
+        self.workers(name, reader, 1)
+    }
+
+    /// A monitor of this name, of so many workers, reads all.
+    pub(super) fn workers(&self, name: &str, reader: &str, count: usize) -> Result<Figures, String> {
+        let start = |number: usize| {
+            let pod = format!("{name}-{number}");
+            let builder = Worker::builder(&pod).env("POD_NAME", &pod).env("RUST_LOG", "info");
+            builder.start(|admin| config(&self.kafka.bootstrap(), admin, name, &self.name, reader))
+        };
+        let workers: Vec<Worker> = (0..count).map(start).collect();
         let output = format!("alerts-{name}");
         until_true("the output topic", TIMEOUT, || self.kafka.topics().partitions_of(&output).is_some());
         let consumer = follow::open(self.kafka.topics().config(), &output, 1)?;
@@ -167,26 +231,29 @@ impl Topic<'_> {
         while alerts.len() < self.expected.len() {
             if begun.elapsed() > TIMEOUT {
                 let (found, expected) = (alerts.len(), self.expected.len());
-                return Err(format!("{found} of {expected} results came\n{}", worker.log_tail()));
+                return Err(format!("{found} of {expected} results came\n{}", workers[0].log_tail()));
             }
-            if let Some(message) = consumer.poll(Duration::from_millis(20)) {
-                let message = message.map_err(|error| error.to_string())?;
+            // librdkafka goes on by itself after an error; what never comes is told when the time is up.
+            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(20)) {
                 let alert = parse_alert(message.payload().unwrap_or_default());
                 alerts.push(alert.map_err(|error| error.to_string())?);
                 last = SystemTime::now();
             }
         }
-        let cpu_seconds = worker.process().cpu_time().as_secs_f64();
-        let resident_bytes_max = worker.process().resident_bytes_max();
+        let cpu_seconds = workers.iter().map(|worker| worker.process().cpu_time().as_secs_f64()).sum();
+        let resident = workers.iter().map(|worker| worker.process().resident_bytes_max());
+        let resident_bytes_max = resident.max().unwrap_or_default();
         let report = compare(&self.expected, &alerts);
         if !report.is_right() {
             return Err(format!("{name}: {report}"));
         }
-        if reader == "Direct" && worker.log().contains("through librdkafka") {
-            return Err(format!("{name} did not take the direct path\n{}", worker.log_tail()));
+        for worker in &workers {
+            if reader == "Direct" && worker.log().contains("through librdkafka") {
+                return Err(format!("{name} did not take the direct path\n{}", worker.log_tail()));
+            }
         }
-        let first = last_claim(&worker, PARTITIONS as usize);
-        worker.stop(Duration::from_secs(30));
+        let first = reads_since(&workers, self.shape.partitions as usize)?;
+        Monitor::stop(&workers);
         let seconds = last.duration_since(first).map_err(|error| error.to_string())?.as_secs_f64();
         Ok(Figures { seconds, cpu_seconds, resident_bytes_max })
     }
@@ -218,16 +285,25 @@ impl Topic<'_> {
     }
 }
 
-/// When the last of `partitions` claims was made, by the worker's own log.
-fn last_claim(worker: &Worker, partitions: usize) -> SystemTime {
-    let stamps = until("all claims in the log", TIMEOUT, || {
-        let log = worker.log();
-        let claims = log.lines().filter(|line| line.contains("claimed partition="));
-        let stamps: Vec<String> =
-            claims.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect();
-        if stamps.len() == partitions { Ok(stamps) } else { Err(format!("{} claims", stamps.len())) }
+/// When the first worker had its last claim, by the workers' own logs: none of them has read a record before. There must
+/// be one claim of each partition, for otherwise a rebalance came between, and nobody knows what was read when.
+fn reads_since(workers: &[Worker], partitions: usize) -> Result<SystemTime, String> {
+    let claims = until("all claims in the logs", TIMEOUT, || {
+        let claims: Vec<Vec<String>> = workers.iter().map(|worker| claims_in(&worker.log())).collect();
+        let count: usize = claims.iter().map(Vec::len).sum();
+        if count >= partitions { Ok(claims) } else { Err(format!("{count} claims")) }
     });
-    let last = stamps.iter().max().expect("there is a partition");
-    let last: jiff::Timestamp = last.parse().expect("log lines begin with their time");
-    UNIX_EPOCH + Duration::from_micros(last.as_microsecond().unsigned_abs())
+    let count: usize = claims.iter().map(Vec::len).sum();
+    if count > partitions {
+        return Err(format!("{count} claims of {partitions} partitions: a rebalance came between"));
+    }
+    let first = claims.iter().filter_map(|claims| claims.iter().max()).min().ok_or("there is no claim")?;
+    let first: jiff::Timestamp = first.parse().map_err(|error| format!("{first} in a log: {error}"))?;
+    Ok(UNIX_EPOCH + Duration::from_micros(first.as_microsecond().unsigned_abs()))
+}
+
+/// The times of claims, with which their lines begin.
+fn claims_in(log: &str) -> Vec<String> {
+    let claims = log.lines().filter(|line| line.contains("claimed partition="));
+    claims.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
 }

@@ -18,6 +18,7 @@
 //!   first third.
 //! - *Latency* (`make bench-latency`): from the watermark to the readable result at several rates, see `latency`.
 //! - *Recovery* (`make bench-recovery`): from `kill -9` to the next result, and to having very many counts, see `recovery`.
+//! - *Scale* (`make bench-scale`): the catch-up over workers, partitions, users, crashes and record sizes, see `scale`.
 //!
 //! What is named in place of the first ones leaves a page with a table, and a plot beside it.
 //!
@@ -29,6 +30,7 @@ mod page;
 mod peers;
 mod plot;
 mod recovery;
+mod scale;
 mod steady;
 
 use clap::{Parser, Subcommand};
@@ -74,6 +76,13 @@ enum What {
         #[command(flatten)]
         out: Out,
     },
+    /// The catch-up with more workers, partitions, users, crashes and larger records, one at a time.
+    Scale {
+        #[command(flatten)]
+        what: scale::What,
+        #[command(flatten)]
+        out: Out,
+    },
 }
 
 #[derive(clap::Args)]
@@ -88,6 +97,7 @@ fn run(options: &Options) -> Result<(), String> {
         return match what {
             What::Latency { what, out } => latency::run(what, &out.out),
             What::Recovery { what, out } => recovery::run(what, &out.out),
+            What::Scale { what, out } => scale::run(what, &out.out),
         };
     }
     if !options.peers.is_empty() {

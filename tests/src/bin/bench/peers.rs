@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::catch_up::{Figures, Reader, TIMEOUT, Topic, fill, row};
+use super::catch_up::{Figures, Reader, Shape, TIMEOUT, Topic, fill, row};
 use super::spread;
 
 /// Passes in one JVM.
@@ -125,7 +125,7 @@ pub fn run(records: u64, runs: u64, peers: &[Peer]) -> Result<(), String> {
         "peers: {records} records of about 207 bytes, no compression, 4 partitions, Kafka on the same cores"
     );
     let kafka = Kafka::builder().for_benchmarks().start();
-    let topic = fill(&kafka, records, "none")?;
+    let topic = fill(&kafka, "catch-up-none", Shape::standard(records))?;
     println!("  {} results are expected", topic.expected.len());
     topic.warm_up()?;
     let peers = peers.iter().map(|&peer| (peer, Vec::new())).collect();
