@@ -131,11 +131,18 @@ impl<'a> Scene<'a> {
     }
 
     /// Waits until the others than this worker have written more.
-    pub fn await_results_of_others(&self, away: usize) {
-        let others = || self.workers.iter().enumerate().filter(|(number, _)| *number != away);
-        let written = || others().map(|(_, worker)| total(slice::from_ref(worker), "results")).sum::<u64>();
-        let before = written();
-        until_true("further results of the others", TIMEOUT, || written() > before);
+    pub fn await_results_of_others(&mut self, away: usize) {
+        let written = |workers: &[Worker]| {
+            let others = workers.iter().enumerate().filter(|(number, _)| *number != away);
+            others.map(|(_, worker)| total(slice::from_ref(worker), "results")).sum::<u64>()
+        };
+        let mut before = written(&self.workers);
+        until_true("further results of the others", TIMEOUT, || {
+            self.start_fenced_again(Some(away));
+            // Who was started again counts from nothing.
+            before = before.min(written(&self.workers));
+            written(&self.workers) > before
+        });
     }
 
     /// Ends load and workers, and compares.
@@ -146,6 +153,7 @@ impl<'a> Scene<'a> {
             self.start_fenced_again(None);
             self.monitor.closed(&self.workers, end_ms)
         });
+        self.start_fenced_again(None);
         under_load::compare_all(&self.monitor, &self.workers)
     }
 
