@@ -19,6 +19,9 @@ use crate::table::Run;
 /// Partitions of the input and of the repartition topic: two and three workers have equal shares, so that each of two
 /// gives something up when a third one comes.
 pub const PARTITIONS: usize = 6;
+/// Longer than the load stands still when a broker is away and its requests to it time out. A partition that was idle may
+/// find its next records late, by design; that is no fault. No longer than somebody would wait for a partition without load.
+const IDLE_TIMEOUT: &str = "75s";
 /// What Kafka says to a member whose name another one has.
 const FENCED: &str = "FencedInstanceId";
 
@@ -47,7 +50,8 @@ impl<'a> Scene<'a> {
             .set("output.mode", mode)
             .set("repartition.partitions", PARTITIONS)
             .set("repartition.replicationFactor", kafka.len())
-            .set("worker.sessionTimeout", fault.session);
+            .set("worker.sessionTimeout", fault.session)
+            .set("window.idleTimeout", IDLE_TIMEOUT);
         monitor.create_input(i32::try_from(PARTITIONS).expect("a few"));
         Scene { kafka, redis, to_redis, monitor, workers: Vec::new(), inputs: PARTITIONS, load: None }
     }
