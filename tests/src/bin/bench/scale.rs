@@ -29,6 +29,9 @@ const HEAVY_PERCENT: f64 = 10.0;
 /// Shorter records have no room for fields that no monitor looks at.
 const LEAN_BELOW_BYTES: u64 = 207;
 
+/// Few enough for a result or more of few records.
+const FEW_USERS: u32 = 100;
+
 /// What to measure.
 #[derive(Args)]
 pub struct What {
@@ -157,7 +160,7 @@ fn dimensions(what: &What) -> [Dimension; 5] {
         Dimension {
             name: "scale-bytes",
             heading: "Size of records",
-            what: "One worker. Of larger records there are as many as have the bytes of the standard load; smaller ones are \
+            what: "One worker, 100 users. Of larger records there are as many as have the bytes of the standard load; smaller ones are \
                    without the fields that no monitor looks at.",
             over: "bytes of a record's value",
             points: bytes.collect(),
@@ -175,7 +178,7 @@ fn with_crashes(percent: f64, standard: Shape) -> Shape {
 
 fn with_bytes(bytes: u64, standard: Shape) -> Shape {
     let records = (standard.records * standard.record_bytes / bytes).min(standard.records);
-    Shape { record_bytes: bytes, is_lean: bytes < LEAN_BELOW_BYTES, records, ..standard }
+    Shape { record_bytes: bytes, is_lean: bytes < LEAN_BELOW_BYTES, users: FEW_USERS, records, ..standard }
 }
 
 /// Fills what the points read, has them take turns, and removes it.
@@ -286,7 +289,7 @@ mod tests {
     fn larger_records_are_fewer() {
         let shape = |bytes| with_bytes(bytes, Shape::standard(5_000_000));
         assert_eq!((shape(100).records, shape(100).is_lean), (5_000_000, true));
-        assert_eq!(shape(207), Shape::standard(5_000_000));
+        assert_eq!((shape(207).records, shape(207).is_lean), (5_000_000, false));
         assert_eq!((shape(10_000).records, shape(10_000).is_lean), (103_500, false));
     }
 }
