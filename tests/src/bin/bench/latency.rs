@@ -118,18 +118,26 @@ const QUANTILES: [Quantile; 3] =
     [Quantile::Share("p50", 0.5), Quantile::Share("p99", 0.99), Quantile::Highest];
 
 impl Quantile {
+    fn name(&self) -> &'static str {
+        match self {
+            Quantile::Share(name, _) => name,
+            Quantile::Highest => "highest",
+        }
+    }
+
+    fn of(&self, latencies: &Histogram) -> Option<i64> {
+        match self {
+            Quantile::Share(_, share) => latencies.quantile(*share),
+            Quantile::Highest => (latencies.count() > 0).then(|| latencies.max_ms()),
+        }
+    }
+
     fn series(&self, summaries: &[(u64, Summary)]) -> Series {
-        let (name, of): (_, &dyn Fn(&Histogram) -> Option<i64>) = match self {
-            Quantile::Share(name, share) => (*name, &|latencies| latencies.quantile(*share)),
-            Quantile::Highest => {
-                ("highest", &|latencies| (latencies.count() > 0).then(|| latencies.max_ms()))
-            }
-        };
         let values = summaries.iter().map(|(_, summary)| {
-            let ms = of(&summary.watched().on_time)? as f64;
+            let ms = self.of(&summary.watched().on_time)? as f64;
             Some(Spread { median: ms, low: ms, high: ms })
         });
-        Series { name: name.to_owned(), values: values.collect() }
+        Series { name: self.name().to_owned(), values: values.collect() }
     }
 }
 
