@@ -377,6 +377,23 @@ fn a_static_member_that_comes_back_disturbs_nobody() {
     assert_eq!((second.owned, stays.owned), (before, kept));
 }
 
+/// At once: a heartbeat may tell of it later, or never.
+#[test]
+fn a_member_that_is_fenced_as_it_commits_says_so() {
+    let bed = Bed::new("fenced-commit", 2).with_long_session();
+    let first = Reader::join(&bed, "twice", 2);
+    let mut second = Reader::subscribe(&bed, "twice");
+    until_true("the second to have the place of the first", TIMEOUT, || {
+        second.turn();
+        second.owned.len() == 2
+    });
+    let committed = first.consumer.commit(&[position(0, 0, "")], TIMEOUT).unwrap();
+    assert_eq!(committed[0].outcome, Err(RDKafkaErrorCode::FencedInstanceId));
+    let events = first.consumer.poll_events();
+    let is_fatal = |event: &GroupEvent| matches!(event, GroupEvent::Error { is_fatal: true, .. });
+    assert!(events.iter().any(is_fatal), "{events:?}");
+}
+
 #[test]
 fn an_offset_that_is_gone_is_an_error_and_never_a_reset() {
     let bed = Bed::new("out-of-range", 2);

@@ -126,9 +126,9 @@ impl<'a> ScanLoop<'a> {
 
     /// One turn; true if a round was acknowledged, which proves that the way to the broker is open.
     fn turn(&mut self, reader: &mut Reader) -> Result<bool, StartAgain> {
-        for event in self.consumer.poll_events() {
-            self.follow(event, reader)?;
-        }
+        // All of them, whatever comes of one: the group waits for an answer to each.
+        let followed = self.consumer.poll_events().into_iter().map(|event| self.follow(event, reader));
+        followed.fold(Ok(()), Result::and)?;
         if self.drive.has_failed() {
             return Err(StartAgain("what was sent before a hand-over has not arrived".to_owned()));
         }

@@ -211,6 +211,11 @@ impl GroupConsumer {
                 }),
             }
         }
+        // Who is fenced in the answer to a commit is not told so by a message. It has been seen to sit there for minutes, a
+        // member of nothing.
+        if let Some((code, text)) = self.consumer.client().fatal_error() {
+            context.push(GroupEvent::Error { code, text, is_fatal: true });
+        }
         context.events.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
