@@ -166,8 +166,9 @@ impl Topics {
         };
         let partitions = self.partitions_of(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
         let watermarks = (0..partitions).map(|partition| {
-            let read = consumer.fetch_watermarks(topic, partition, TIMEOUT);
-            (partition, read.unwrap_or_else(|e| panic!("reading the offsets of {topic}/{partition}: {e}")))
+            // A broker that has just come back may not lead yet what it is said to lead.
+            let what = format!("the offsets of {topic}/{partition}");
+            (partition, until(&what, TIMEOUT, || consumer.fetch_watermarks(topic, partition, TIMEOUT)))
         });
         watermarks.collect()
     }
