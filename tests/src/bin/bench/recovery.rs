@@ -202,9 +202,11 @@ fn under_load(kafka: &Kafka, redis: &Redis, store: Store, what: &What) -> Result
     let mut worker = monitor.start_workers(1).remove(0);
     let generator = Generator::start(&monitor, what.rate);
     let results = Results::follow(&monitor)?;
-    let mut usual = results.until_after(now_ms() + WARM_MS, &generator, &worker)?;
+    let mut rest_ms = WARM_MS;
     let mut killed = Vec::new();
     for number in 0..what.runs {
+        let usual = results.until_after(now_ms() + rest_ms, &generator, &worker)?;
+        rest_ms = SETTLED_MS;
         if matches!(store, Store::Redis) {
             await_checkpoints(&worker, now_ms() - SETTLED_MS)?;
         }
@@ -214,7 +216,6 @@ fn under_load(kafka: &Kafka, redis: &Redis, store: Store, what: &What) -> Result
             outcome.ready_ms, outcome.first_ms, outcome.caught_up_ms, outcome.decisions, outcome.usual_ms
         );
         killed.push(outcome);
-        usual = results.until_after(now_ms() + SETTLED_MS, &generator, &worker)?;
     }
     let (generated, expected) = generator.finish()?;
     complete(&monitor, &[worker], generated.last_event_ms, &expected)?;
@@ -350,7 +351,8 @@ impl Results {
         while last.back().is_none_or(|came| came.end_ms <= end_ms) || usual_ms(&last) > USUAL_MAX_MS {
             if Instant::now() >= deadline || !generator.process.is_running() || !worker.is_running() {
                 let seen = last.back().map_or("none".to_owned(), |came| came.end_ms.to_string());
-                let logs = [generator.process.log_tail(), worker.log_tail()].join("\n");
+                let status = worker.try_status().map_or_else(|why| why, |status| status.to_string());
+                let logs = [generator.process.log_tail(), worker.log_tail(), status].join("\n");
                 return Err(format!(
                     "no result of a window that ended after {end_ms} came in time, the last was of {seen}\n{logs}"
                 ));
