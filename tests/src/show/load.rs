@@ -12,6 +12,7 @@ use crashmonitor_bench::generator::Options;
 use crashmonitor_bench::oracle::{Counts, read_expected};
 use rustix::process::Signal;
 use serde::Deserialize;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ const END_MARKER_AFTER_MS: i64 = WINDOW_MS + MAX_OUT_OF_ORDERNESS_MS + 500;
 pub struct Generated {
     /// Records written, without end markers.
     pub records: u64,
+    /// Of all values.
+    pub value_bytes: u64,
     /// From the first record to the last acknowledgement.
     pub seconds: f64,
     /// Records a second over the whole run.
@@ -72,19 +75,28 @@ impl Load {
 
     /// What it wrote and what a monitor must make of it, once it has ended.
     pub fn outcome(&self) -> Result<(Generated, Counts), String> {
-        let failed = |what: &str| format!("the load generator {what}\n{}", self.process.log_tail());
-        if !self.process.exited().is_some_and(|status| status.success()) {
-            return Err(failed("failed"));
-        }
-        let log = self.process.log();
-        let summary = log.lines().rev().find(|line| line.starts_with('{'));
-        let summary = summary.ok_or_else(|| failed("wrote no summary"))?;
-        let generated =
-            serde_json::from_str(summary).map_err(|e| failed(&format!("wrote a strange summary: {e}")))?;
-        let file = File::open(&self.expected).map_err(|e| format!("{}: {e}", self.expected.display()))?;
-        let expected = read_expected(BufReader::new(file));
-        Ok((generated, expected.map_err(|e| format!("{}: {e}", self.expected.display()))?))
+        outcome(&self.process, &self.expected)
     }
+}
+
+/// What a generator that has ended wrote, by its own account, and what a monitor must make of it, by its file `expected`.
+///
+/// # Errors
+/// It runs, it has failed, or either can't be read.
+pub fn outcome(process: &Process, expected: &Path) -> Result<(Generated, Counts), String> {
+    let failed = |what: &str| format!("the load generator {what}\n{}", process.log_tail());
+    if !process.exited().is_some_and(|status| status.success()) {
+        return Err(failed("failed"));
+    }
+    let log = process.log();
+    let summary = log.lines().rev().find(|line| line.starts_with('{'));
+    let summary = summary.ok_or_else(|| failed("wrote no summary"))?;
+    let generated =
+        serde_json::from_str(summary).map_err(|e| failed(&format!("wrote a strange summary: {e}")))?;
+    let unreadable = |e: &dyn Display| format!("{}: {e}", expected.display());
+    let file = File::open(expected).map_err(|e| unreadable(&e))?;
+    let counts = read_expected(BufReader::new(file)).map_err(|e| unreadable(&e))?;
+    Ok((generated, counts))
 }
 
 /// So many records a second: mostly ordinary ones, and enough of each other sort to be seen.

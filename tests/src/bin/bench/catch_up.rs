@@ -2,21 +2,20 @@
 //!
 //! Responsible for the runs and their table. Must never start two runs at once.
 
-use crashmonitor_bench::oracle::{Alert, Counts, compare, parse_alert, read_expected};
+use crashmonitor_bench::oracle::{Alert, Counts, compare, parse_alert};
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::monitor::Monitor;
 use crashmonitor_testbed::process::Process;
+use crashmonitor_testbed::show::load::outcome;
 use crashmonitor_testbed::wait::{until, until_true};
 use crashmonitor_testbed::worker::binary;
 use crashmonitor_testbed::{Kafka, Worker, follow};
 use rdkafka::message::Message;
-use serde_json::Value;
-use std::fs::File;
-use std::io::BufReader;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{config, spread};
+use super::config;
+use super::plot::Spread;
 
 /// What `make bench` writes.
 const PARTITIONS: u32 = 4;
@@ -138,10 +137,7 @@ pub(super) fn row(run: &Figures, records: u64) -> String {
 fn summary(figures: &[Vec<Figures>; 3], records: u64) {
     let million = records as f64 / 1e6;
     for (reader, runs) in Reader::ALL.into_iter().zip(figures) {
-        let of = |figure: &dyn Fn(&Figures) -> f64| {
-            let (median, low, high) = spread(runs.iter().map(figure).collect());
-            format!("{median:.3} ({low:.3} to {high:.3})")
-        };
+        let of = |figure: &dyn Fn(&Figures) -> f64| Spread::of(runs.iter().map(figure)).shown(3);
         println!("  {}", reader.name());
         println!("    records/s, million:   {}", of(&|run| million / run.seconds));
         println!("    CPU a record, µs:     {}", of(&|run| run.cpu_seconds / million));
@@ -149,8 +145,7 @@ fn summary(figures: &[Vec<Figures>; 3], records: u64) {
     }
     let [direct, _, bare] = figures;
     let ratios = direct.iter().zip(bare).map(|(direct, bare)| bare.seconds / direct.seconds);
-    let (median, low, high) = spread(ratios.collect());
-    println!("  direct to bare, records/s: {median:.2} ({low:.2} to {high:.2})");
+    println!("  direct to bare, records/s: {}", Spread::of(ratios).shown(2));
 }
 
 /// Writes a topic of this name, which is not there yet.
@@ -172,21 +167,12 @@ pub(super) fn fill<'k>(kafka: &'k Kafka, name: &str, shape: Shape) -> Result<Top
     }
     command.args(["--end-marker-after-ms", "60000", "--expected"]).arg(&file);
     let process = Process::spawn("loadgen", &command, &dir.path().join("log"));
-    let status = process.wait_exit(TIMEOUT);
-    let failed = |why: String| format!("the load generator: {why}\n{}", process.log_tail());
-    if !status.success() {
-        return Err(failed(format!("it ended with {status}")));
-    }
-    let log = process.log();
-    let summary = log.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
-    let summary: Value = serde_json::from_str(summary).map_err(|error| failed(error.to_string()))?;
-    let file = File::open(&file).map_err(|error| error.to_string())?;
-    let expected = read_expected(BufReader::new(file)).map_err(|error| error.to_string())?;
+    process.wait_exit(TIMEOUT);
+    let (generated, expected) = outcome(&process, &file)?;
     if expected.is_empty() {
         return Err(format!("{shape:?}: no result is expected, so nobody could tell when all was read"));
     }
-    let value_bytes = summary["value_bytes"].as_u64().ok_or_else(|| failed("no value_bytes".to_owned()))?;
-    let (name, records) = (name.to_owned(), shape.records);
+    let (name, records, value_bytes) = (name.to_owned(), shape.records, generated.value_bytes);
     Ok(Topic { kafka, name, shape, records, value_bytes, expected })
 }
 

@@ -117,12 +117,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Median, lowest and highest; `values` is not empty.
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    (values[values.len() / 2], values[0], values[values.len() - 1])
-}
-
 /// The worker's configuration for a monitor of its own.
 fn config(kafka: &str, admin: std::net::SocketAddr, name: &str, input: &str, reader: &str) -> String {
     format!(

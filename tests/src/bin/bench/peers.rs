@@ -28,7 +28,7 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::catch_up::{Figures, Reader, Shape, TIMEOUT, Topic, fill, row};
-use super::spread;
+use super::plot::Spread;
 
 /// Passes in one JVM.
 const PASSES: usize = 3;
@@ -323,8 +323,7 @@ fn ratios(all: &Runs) {
 }
 
 fn shown(values: impl Iterator<Item = f64>) -> String {
-    let (median, low, high) = spread(values.collect());
-    format!("{median:.3} ({low:.3} to {high:.3})")
+    Spread::of(values).shown(3)
 }
 
 #[cfg(test)]

@@ -34,8 +34,9 @@ pub struct Spread {
 impl Spread {
     /// Of the values of all runs, of which there is at least one.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
-        let (median, low, high) = crate::spread(values.into_iter().collect());
-        Spread { median, low, high }
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        Spread { median: values[values.len() / 2], low: values[0], high: values[values.len() - 1] }
     }
 
     /// As a table has it.

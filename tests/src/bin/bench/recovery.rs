@@ -16,14 +16,14 @@
 
 use clap::Args;
 use crashmonitor_bench::load::now_ms;
-use crashmonitor_bench::oracle::{Counts, compare, parse_alert, read_expected};
+use crashmonitor_bench::oracle::{Counts, compare, parse_alert};
 use crashmonitor_bench::text::grouped;
 use crashmonitor_core::status::Status;
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::load::write_users;
 use crashmonitor_testbed::monitor::Monitor;
 use crashmonitor_testbed::process::Process;
-use crashmonitor_testbed::show::load::Generated;
+use crashmonitor_testbed::show::load::{Generated, outcome};
 use crashmonitor_testbed::wait::{try_until, try_until_closely};
 use crashmonitor_testbed::worker::binary;
 use crashmonitor_testbed::{Kafka, Redis, Worker, follow};
@@ -31,8 +31,6 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 use rustix::process::Signal;
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -82,7 +80,7 @@ pub struct What {
 }
 
 /// Where snapshots are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Store {
     Redis,
     None,
@@ -295,21 +293,12 @@ impl Generator {
     }
 
     fn finish(self) -> Result<(Generated, Counts), String> {
-        let failed = |what: &str| format!("the load generator {what}\n{}", self.process.log_tail());
         if !self.process.is_running() {
-            return Err(failed("ended early"));
+            return Err(format!("the load generator ended early\n{}", self.process.log_tail()));
         }
         self.process.signal(Signal::INT);
-        if !self.process.wait_exit(TIMEOUT).success() {
-            return Err(failed("failed"));
-        }
-        let log = self.process.log();
-        let summary =
-            log.lines().rev().find(|line| line.starts_with('{')).ok_or_else(|| failed("said nothing"))?;
-        let generated = serde_json::from_str(summary).map_err(|error| failed(&error.to_string()))?;
-        let file = File::open(&self.expected).map_err(|error| error.to_string())?;
-        let expected = read_expected(BufReader::new(file)).map_err(|error| error.to_string())?;
-        Ok((generated, expected))
+        self.process.wait_exit(TIMEOUT);
+        outcome(&self.process, &self.expected)
     }
 }
 
@@ -523,7 +512,7 @@ fn restored_section(pairs: &[u64], restored: &[(u64, Store, Vec<Restored>)]) -> 
         ]
     };
     let of_store = |wanted: Store| {
-        restored.iter().filter(move |(_, store, _)| store.name() == wanted.name()).map(|(_, _, runs)| runs)
+        restored.iter().filter(move |(_, store, _)| *store == wanted).map(|(_, _, runs)| runs)
     };
     let series = Store::ALL.map(|store| Series {
         name: format!("checkpoints: {}", store.name()),
