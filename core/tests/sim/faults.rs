@@ -76,7 +76,7 @@ impl World {
                     world.kill.push(process.member);
                 }
             }),
-            Fault::DeliveryFails => self.with_any(|process, _| process.scanner.delivery_fails = true),
+            Fault::DeliveryFails => self.with_any(|process, world| process.scanner.stall(world)),
         }
     }
 

@@ -12,7 +12,7 @@ use crashmonitor_core::time::Timestamp;
 use crate::group::{Client, Event, Member};
 use crate::input::{Partition, Slot};
 use crate::kafka::{INPUT_TOPIC, LOG_TOPIC, Request, Wire};
-use crate::setup::{Setup, matcher};
+use crate::setup::{Fault, Setup, matcher};
 use crate::world::World;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,8 +81,8 @@ pub struct Scanner {
     handing_over: Option<HandOver>,
     pub is_fenced: bool,
     pub has_left: bool,
-    /// The producer is about to give up what it has under way.
-    pub delivery_fails: bool,
+    /// A shard to which nothing gets through, until when; then the producer gives up the oldest messages for it.
+    stall: Option<(u32, i64)>,
     is_newer: bool,
 }
 
@@ -105,7 +105,7 @@ impl Scanner {
             handing_over: None,
             is_fenced: false,
             has_left: false,
-            delivery_fails: false,
+            stall: None,
             is_newer,
         }
     }
@@ -136,6 +136,13 @@ impl Scanner {
                 return;
             }
         }
+    }
+
+    /// The broker of one shard does not answer for a while. What is behind the messages that are given up may still
+    /// arrive: an idempotent producer begins a new sequence and goes on.
+    pub fn stall(&mut self, world: &mut World) {
+        let shard = world.rng.below(world.setup.shards as usize) as u32;
+        self.stall = Some((shard, world.now + world.rng.range(0, 500)));
     }
 
     pub fn leave(&mut self, is_halted: bool) {
@@ -279,6 +286,10 @@ impl Scanner {
                             .note(|| format!("{member} claims {source} at {from}..{lost_to}, epoch {epoch}"));
                         self.drive.claimed(claim, now);
                     }
+                    // A claim that does not arrive where later frames do would be missed.
+                    if world.may(Fault::DeliveryFails) && world.rng.one_in(4) {
+                        self.stall(world);
+                    }
                 }
             }
             Step::Halt(source, loss) => world.fail(format!("scan of {source} stops: {loss}")),
@@ -308,7 +319,7 @@ impl Scanner {
         if self.drive.scan().is_saturated() {
             return false;
         }
-        let mut out_of_range = Vec::new();
+        let (mut out_of_range, mut unaligned) = (Vec::new(), None);
         let mut any = false;
         for (&source, position) in &mut self.positions {
             if self.paused.contains(&source) {
@@ -320,7 +331,11 @@ impl Scanner {
                 continue;
             }
             let to = (*position + world.rng.below(8) as u64).min(log.readable_end());
-            any |= to > *position;
+            let is_read = to > *position;
+            if is_read && self.drive.scan().views().any(|view| view.source == source && view.paused) {
+                unaligned = Some(source);
+            }
+            any |= is_read;
             for at in *position..to {
                 if let Slot::Record { value, .. } = &log.slots[at as usize] {
                     let (offset, value) = (InputOffset(at), value.as_deref());
@@ -335,6 +350,9 @@ impl Scanner {
             if *position == log.readable_end() {
                 self.drive.scan().reached(source, InputOffset(*position));
             }
+        }
+        if let Some(source) = unaligned {
+            world.fail(format!("reads {source}, which alignment has paused"));
         }
         if !out_of_range.is_empty() {
             let patience = world.rng.below(20);
@@ -356,12 +374,19 @@ impl Scanner {
 
     /// The broker appends some of what is under way, in order for each partition, and says so.
     fn deliver(&mut self, world: &mut World) -> bool {
-        if std::mem::take(&mut self.delivery_fails) {
+        let stalled = self.stall.filter(|(_, until)| *until > world.now).map(|(shard, _)| shard);
+        if stalled.is_none()
+            && let Some((shard, _)) = self.stall.take()
+            && let Some(queue) = self.in_flight.get_mut(&shard).filter(|queue| !queue.is_empty())
+        {
+            queue.drain(..=world.rng.below(queue.len())).for_each(drop);
+            let member = self.client.member;
+            world.note(|| format!("{member} gives up messages to shard {shard}"));
             self.drive.failed();
             return true;
         }
         let mut any = false;
-        for (shard, queue) in &mut self.in_flight {
+        for (shard, queue) in self.in_flight.iter_mut().filter(|(shard, _)| Some(**shard) != stalled) {
             for _ in 0..world.rng.below(6) {
                 let Some((round, bytes)) = queue.pop_front() else { break };
                 world.kafka.append(*shard, bytes, world.now);

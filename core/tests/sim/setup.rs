@@ -36,7 +36,7 @@ pub enum Fault {
     Retention,
     /// A worker is replaced by one of a newer version, whose frames and snapshots older ones can't read.
     Upgrade,
-    /// A scanner's producer gives up what it has under way.
+    /// Nothing of a scanner gets through to one shard for a while; then its producer gives up some messages.
     DeliveryFails,
 }
 

@@ -12,7 +12,7 @@ use crate::group::Member;
 use crate::kafka::{Kafka, Request};
 use crate::process::Process;
 use crate::rng::Rng;
-use crate::setup::{Requests, Setup};
+use crate::setup::{Fault, Requests, Setup};
 
 /// When the runs begin, a moment in 2026.
 const BEGINNING: i64 = 1_768_142_570_000;
@@ -99,6 +99,11 @@ impl World {
     pub fn fail(&mut self, what: String) {
         self.note(|| format!("FAILS: {what}"));
         self.failure.get_or_insert(what);
+    }
+
+    /// Whether the seed has this fault, and faults are not over.
+    pub fn may(&self, fault: Fault) -> bool {
+        self.setup.has(fault) && !self.draining
     }
 
     pub fn request_faults(&self) -> Requests {
