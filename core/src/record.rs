@@ -21,12 +21,14 @@
 //! 5. `user_id` missing, not a string or too long: [`Malformed`];
 //! 6. [`Record::Match`].
 //!
-//! # Two readers, one answer
+//! # Three readers, one answer
 //!
 //! Nearly every record of a log is a flat object in printable ASCII without a single escape, and nearly none is a
 //! crash. `record::plain` reads those in place. It proves what it accepts to be valid JSON and returns nothing for
-//! whatever it is not sure of; `record::general` then reads the value with `serde_json`. The decision is taken by one
-//! function over what either of them found. A differential test holds both against `serde_json::Value`.
+//! whatever it is not sure of; `record::general` then reads the value with `serde_json`. And most records look like the
+//! one before: of those `record::layout` compares what stands between the values and needs no proof but the first one's.
+//! The decision is taken by one function over what any of them found. A differential test holds all against
+//! `serde_json::Value`.
 //!
 //! # Limits
 //!
@@ -38,6 +40,7 @@
 
 mod general;
 mod lanes;
+mod layout;
 mod plain;
 mod swar;
 mod word;
@@ -46,6 +49,7 @@ use std::borrow::Cow;
 
 use crate::time::Timestamp;
 use lanes::{Instructions, Lanes, Task};
+use layout::Habit;
 use word::Word;
 
 /// The longest `user_id` that is counted, in bytes of UTF-8 after escapes are resolved.
@@ -167,9 +171,15 @@ impl Malformed {
 /// A [`Rule`] made ready to judge records.
 #[derive(Clone, Debug)]
 pub struct Matcher {
+    rule: Prepared,
+    lanes: Lanes,
+    habit: Habit,
+}
+
+#[derive(Clone, Debug)]
+struct Prepared {
     word: Word,
     severities: Vec<String>,
-    lanes: Lanes,
 }
 
 impl Matcher {
@@ -183,7 +193,8 @@ impl Matcher {
             return Err(Error::NoSeverities);
         }
         let word = Word::new(&rule.contains, rule.case_sensitive).ok_or(Error::EmptyWord)?;
-        Ok(Matcher { word, severities: rule.severities.clone(), lanes: Lanes::of_this_processor() })
+        let rule = Prepared { word, severities: rule.severities.clone() };
+        Ok(Matcher { rule, lanes: Lanes::of_this_processor(), habit: Habit::default() })
     }
 
     /// This matcher once for each set of instructions that the processor has. All of them give the same answers, of
@@ -193,16 +204,21 @@ impl Matcher {
     }
 
     /// What `value` means; `None` is Kafka's null value. Any bytes are an acceptable argument.
-    pub fn classify<'a>(&self, value: Option<&'a [u8]>) -> Record<'a> {
+    ///
+    /// The matcher remembers what records look like, to read the next ones faster. The answer never depends on it.
+    pub fn classify<'a>(&mut self, value: Option<&'a [u8]>) -> Record<'a> {
         let Some(bytes) = value.filter(|bytes| !bytes.is_empty()) else {
             return Record::Empty;
         };
-        let plain = self.lanes.run(JudgePlain { matcher: self, bytes });
+        let Matcher { rule, lanes, habit } = self;
+        let plain = lanes.run(JudgePlain { rule, habit, bytes });
         let judged =
-            plain.unwrap_or_else(|| general::read(bytes, self).and_then(|fields| self.judge(fields)));
+            plain.unwrap_or_else(|| general::read(bytes, rule).and_then(|fields| rule.judge(fields)));
         judged.unwrap_or_else(Record::Malformed)
     }
+}
 
+impl Prepared {
     #[inline(always)]
     fn judge<'a>(&self, fields: impl Fields<'a>) -> Result<Record<'a>, Malformed> {
         let event_time = fields.timestamp()?;
@@ -219,7 +235,8 @@ impl Matcher {
 
 /// The part of the work that looks at every byte of nearly every record.
 struct JudgePlain<'m, 'a> {
-    matcher: &'m Matcher,
+    rule: &'m Prepared,
+    habit: &'m mut Habit,
     bytes: &'a [u8],
 }
 
@@ -228,7 +245,7 @@ impl<'a> Task for JudgePlain<'_, 'a> {
 
     #[inline(always)]
     fn run<L: Instructions>(self, lanes: L) -> Self::Answer {
-        plain::judge(self.bytes, self.matcher, lanes)
+        plain::judge(self.bytes, self.rule, self.habit, lanes)
     }
 }
 
@@ -236,8 +253,8 @@ impl<'a> Task for JudgePlain<'_, 'a> {
 trait Fields<'a> {
     fn timestamp(&self) -> Result<Timestamp, Malformed>;
     /// Whether `content` is a string with the word in it.
-    fn content_matches(&self, matcher: &Matcher) -> bool;
-    fn severity_listed(&self, matcher: &Matcher) -> Result<bool, Malformed>;
+    fn content_matches(&self, rule: &Prepared) -> bool;
+    fn severity_listed(&self, rule: &Prepared) -> Result<bool, Malformed>;
     fn user(self) -> Result<Cow<'a, str>, Malformed>;
 }
 

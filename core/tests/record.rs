@@ -57,7 +57,7 @@ fn the_example_is_a_crash_of_its_user() {
 
 #[test]
 fn null_value_and_empty_value() {
-    let matcher = Matcher::new(&rule("crash", false)).unwrap();
+    let mut matcher = Matcher::new(&rule("crash", false)).unwrap();
     assert_eq!(matcher.classify(None), Record::Empty);
     assert_eq!(matcher.classify(Some(b"")), Record::Empty);
     assert_malformed(b" ", Malformed::NotJson);
@@ -376,7 +376,7 @@ fn the_word_is_matched_without_regard_to_case_unless_told() {
         ("kelvin", true, "\u{212a}elvin", false),
     ];
     for (word, case_sensitive, content, contained) in cases {
-        let matcher = Matcher::new(&rule(word, case_sensitive)).unwrap();
+        let mut matcher = Matcher::new(&rule(word, case_sensitive)).unwrap();
         for content in [
             content.to_owned(),
             format!("{}{content}", "- ".repeat(50)),

@@ -189,15 +189,24 @@ fn damaged(text: String, damage: &Damage) -> Vec<u8> {
     bytes
 }
 
-/// Compares on `cases` values of `strategy` and returns the names of the outcomes that were met. A failure shows the
+/// A record, and one that follows it: itself, damaged, or another one.
+fn like_before(text: BoxedStrategy<String>) -> impl Strategy<Value = (String, Vec<u8>)> {
+    (text.clone(), prop::option::of(text), damage()).prop_map(|(before, other, damage)| {
+        let bytes = damaged(other.unwrap_or_else(|| before.clone()), &damage);
+        (before, bytes)
+    })
+}
+
+/// Compares on `cases` values of `strategy`, each a record with the one that was read before it, and returns the names of the outcomes that were met. A failure shows the
 /// bytes, so no file of seeds is kept.
-fn check(cases: u32, strategy: impl Strategy<Value = Vec<u8>>) -> BTreeSet<&'static str> {
+fn check(cases: u32, strategy: impl Strategy<Value = (String, Vec<u8>)>) -> BTreeSet<&'static str> {
     let rules = matchers();
     let met = RefCell::new(BTreeSet::new());
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let result = TestRunner::new(config).run(&strategy, |bytes| {
-        met.borrow_mut().insert(outcome(&rules[0].1.classify(Some(&bytes))));
-        disagreement(&rules, &bytes).map_or(Ok(()), |found| Err(TestCaseError::fail(found)))
+    let result = TestRunner::new(config).run(&strategy, |(before, bytes)| {
+        met.borrow_mut().insert(outcome(&rules[0].1.clone().classify(Some(&bytes))));
+        let found = disagreement(&rules, before.as_bytes(), &bytes);
+        found.map_or(Ok(()), |found| Err(TestCaseError::fail(found)))
     });
     if let Err(failure) = result {
         panic!("{failure}");
@@ -216,13 +225,13 @@ fn outcome(record: &Record<'_>) -> &'static str {
 
 #[test]
 fn agrees_with_value_on_the_common_layout_whole_and_damaged() {
-    let met = check(12_000, (common(), damage()).prop_map(|(text, damage)| damaged(text, &damage)));
+    let met = check(12_000, like_before(common().boxed()));
     assert!(met.is_superset(&BTreeSet::from(["pass", "match", "not-json", "timestamp-missing"])), "{met:?}");
 }
 
 #[test]
 fn agrees_with_value_on_any_object_whole_and_damaged() {
-    let met = check(12_000, (object(), damage()).prop_map(|(text, damage)| damaged(text, &damage)));
+    let met = check(12_000, like_before(object().boxed()));
     let decided_here = |malformed: &&Malformed| **malformed != Malformed::TimestampInFuture;
     let reasons = Malformed::ALL.iter().filter(decided_here).map(|malformed| malformed.reason());
     let wanted = reasons.chain(["pass", "match"]).filter(|name| *name != "not-an-object").collect();
@@ -231,9 +240,9 @@ fn agrees_with_value_on_any_object_whole_and_damaged() {
 
 #[test]
 fn agrees_with_value_on_any_json_and_any_bytes() {
-    check(2_000, json_value().prop_map(String::into_bytes));
-    check(2_000, prop::collection::vec(any::<u8>(), 0..80));
-    check(4_000, "[{}\\[\\]\",:0-9 \\\\ a-c]{0,80}".prop_map(String::into_bytes));
+    check(2_000, (common(), json_value().prop_map(String::into_bytes)));
+    check(2_000, (common(), prop::collection::vec(any::<u8>(), 0..80)));
+    check(4_000, (common(), "[{}\\[\\]\",:0-9 \\\\ a-c]{0,80}".prop_map(String::into_bytes)));
 }
 
 #[test]
@@ -246,7 +255,7 @@ fn agrees_with_value_on_every_single_byte_change_of_a_record() {
         for byte in 0..=255 {
             let mut bytes = good.to_vec();
             bytes[at] = byte;
-            assert_eq!(disagreement(&rules, &bytes), None);
+            assert_eq!(disagreement(&rules, good, &bytes), None);
         }
     }
 }
@@ -259,16 +268,16 @@ fn agrees_with_value_at_every_length_and_with_every_kind_of_byte_at_its_ends() {
         let content = format!("{}Crash", "x".repeat(filler));
         let good =
             format!(r#"{{"timestamp":1768142570123,"severity":"High","user_id":"u","content":"{content}"}}"#);
-        assert_eq!(disagreement(&rules, good.as_bytes()), None);
+        assert_eq!(disagreement(&rules, b"", good.as_bytes()), None);
         for byte in [0, b'\t', b'\n', b' ', b'"', b'\\', b'x', 0x7f, 0x80, 0xc3, 0xff] {
             for at in [0, good.len() - 2, good.len() - 3, good.len() - 1, good.len()] {
                 let mut bytes = good.clone().into_bytes();
                 bytes.insert(at, byte);
-                assert_eq!(disagreement(&rules, &bytes), None);
+                assert_eq!(disagreement(&rules, good.as_bytes(), &bytes), None);
                 bytes.extend([b' '; 70]);
-                assert_eq!(disagreement(&rules, &bytes), None);
+                assert_eq!(disagreement(&rules, good.as_bytes(), &bytes), None);
                 *bytes.last_mut().expect("it is not empty") = byte;
-                assert_eq!(disagreement(&rules, &bytes), None);
+                assert_eq!(disagreement(&rules, good.as_bytes(), &bytes), None);
             }
         }
     }

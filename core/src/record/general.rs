@@ -9,16 +9,16 @@ use std::fmt;
 
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{Fields, Malformed, Matcher, timestamp_from_unsigned, user_id_fits};
+use super::{Fields, Malformed, Prepared, timestamp_from_unsigned, user_id_fits};
 use crate::time::Timestamp;
 
 /// Integers outside `i64` and `u64` arrive as floats at or beyond these; both are exact as `f64`.
 const U64_END: f64 = 18_446_744_073_709_551_616.0;
 const I64_START: f64 = -9_223_372_036_854_775_808.0;
 
-/// Reads `bytes`, judging each of the four fields under `matcher` as it comes by, so that an unescaped copy of it
+/// Reads `bytes`, judging each of the four fields under `rule` as it comes by, so that an unescaped copy of it
 /// need not be kept.
-pub(super) fn read<'a>(bytes: &'a [u8], matcher: &Matcher) -> Result<Findings<'a>, Malformed> {
+pub(super) fn read<'a>(bytes: &'a [u8], rule: &Prepared) -> Result<Findings<'a>, Malformed> {
     let mut findings = Findings {
         is_object: false,
         timestamp: Err(Malformed::TimestampMissing),
@@ -27,7 +27,7 @@ pub(super) fn read<'a>(bytes: &'a [u8], matcher: &Matcher) -> Result<Findings<'a
         user: Err(Malformed::UserIdMissing),
     };
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    json.deserialize_any(Reader { place: Place::Document, findings: &mut findings, matcher })
+    json.deserialize_any(Reader { place: Place::Document, findings: &mut findings, rule })
         .and_then(|()| json.end())
         .map_err(|_| Malformed::NotJson)?;
     if findings.is_object { Ok(findings) } else { Err(Malformed::NotAnObject) }
@@ -47,11 +47,11 @@ impl<'a> Fields<'a> for Findings<'a> {
         self.timestamp
     }
 
-    fn content_matches(&self, _: &Matcher) -> bool {
+    fn content_matches(&self, _: &Prepared) -> bool {
         self.content_matches
     }
 
-    fn severity_listed(&self, _: &Matcher) -> Result<bool, Malformed> {
+    fn severity_listed(&self, _: &Prepared) -> Result<bool, Malformed> {
         self.severity_listed
     }
 
@@ -75,12 +75,12 @@ enum Place {
 struct Reader<'f, 'a> {
     place: Place,
     findings: &'f mut Findings<'a>,
-    matcher: &'f Matcher,
+    rule: &'f Prepared,
 }
 
 impl<'a> Reader<'_, 'a> {
     fn at(&mut self, place: Place) -> Reader<'_, 'a> {
-        Reader { place, findings: self.findings, matcher: self.matcher }
+        Reader { place, findings: self.findings, rule: self.rule }
     }
 
     fn timestamp(self, timestamp: Result<Timestamp, Malformed>) {
@@ -94,10 +94,8 @@ impl<'a> Reader<'_, 'a> {
     /// `user` is the same string, to be kept if it turns out to be the `user_id`.
     fn text(self, text: &str, user: impl FnOnce() -> Cow<'a, str>) {
         match self.place {
-            Place::Content => self.findings.content_matches = self.matcher.word.is_in(text),
-            Place::Severity => {
-                self.findings.severity_listed = Ok(self.matcher.lists_severity(text.as_bytes()))
-            }
+            Place::Content => self.findings.content_matches = self.rule.word.is_in(text),
+            Place::Severity => self.findings.severity_listed = Ok(self.rule.lists_severity(text.as_bytes())),
             Place::UserId => self.findings.user = user_id_fits(text).map(|_| user()),
             Place::Timestamp | Place::Document | Place::Elsewhere => self.of_wrong_type(),
         }

@@ -22,7 +22,7 @@ pub(super) const BASELINE: words::Words = words::Words;
 
 /// Bytes that are surveyed at once.
 pub(super) const BLOCK_BYTES: usize = 64;
-/// Places that are searched for a pair at once.
+/// Places that are searched or compared at once.
 pub(super) const PLACES: usize = 32;
 
 /// The instructions to use.
@@ -84,6 +84,13 @@ pub(super) trait Instructions: Copy {
 
     /// Where `first` stands in `text` with `second` behind it, one bit a place.
     fn pairs(self, text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32;
+
+    /// Where in `text` a string may end or needs a closer look, one bit a place: at a quote, a backslash, a control
+    /// character below the space, a byte above ASCII.
+    fn stops(self, text: &[u8; PLACES]) -> u32;
+
+    /// Whether `text` and `other` have the same bits wherever `mask` has a one.
+    fn is_equal(self, text: &[u8; PLACES], other: &[u8; PLACES], mask: &[u8; PLACES]) -> bool;
 
     /// Each bit becomes the parity of itself and those below.
     #[inline(always)]
@@ -158,6 +165,26 @@ mod tests {
         }
     }
 
+    struct StopsOf<'a>(&'a [u8; PLACES]);
+
+    impl Task for StopsOf<'_> {
+        type Answer = u32;
+
+        fn run<L: Instructions>(self, lanes: L) -> u32 {
+            lanes.stops(self.0)
+        }
+    }
+
+    struct IsEqual<'a>(&'a [u8; PLACES], &'a [u8; PLACES], &'a [u8; PLACES]);
+
+    impl Task for IsEqual<'_> {
+        type Answer = bool;
+
+        fn run<L: Instructions>(self, lanes: L) -> bool {
+            lanes.is_equal(self.0, self.1, self.2)
+        }
+    }
+
     struct ParitiesOf(u64);
 
     impl Task for ParitiesOf {
@@ -217,6 +244,34 @@ mod tests {
                         assert_eq!(found, u32::from(is_pair) << place, "{a} {b} at {place} by {lanes:?}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_string_stops_at_each_byte_that_does_not_stand_for_itself() {
+        for (place, byte) in (0..PLACES).flat_map(|place| (0..=255u8).map(move |byte| (place, byte))) {
+            let mut text = [b'a'; PLACES];
+            text[place] = byte;
+            let is_stop = !(b' '..0x80).contains(&byte) || byte == b'"' || byte == b'\\';
+            for lanes in Lanes::all() {
+                let found = lanes.run(StopsOf(&text));
+                assert_eq!(found, u32::from(is_stop) << place, "{byte} at {place} by {lanes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bits_are_compared_where_the_mask_has_ones_and_nowhere_else() {
+        for (place, bit) in (0..PLACES).flat_map(|place| (0..8).map(move |bit| (place, bit))) {
+            let (text, mut other, mut mask) = ([0xa5; PLACES], [0xa5; PLACES], [0xff; PLACES]);
+            other[place] ^= 1 << bit;
+            for lanes in Lanes::all() {
+                assert!(!lanes.run(IsEqual(&text, &other, &mask)), "{bit} of {place} by {lanes:?}");
+            }
+            mask[place] ^= 1 << bit;
+            for lanes in Lanes::all() {
+                assert!(lanes.run(IsEqual(&text, &other, &mask)), "{bit} of {place} by {lanes:?}");
             }
         }
     }

@@ -30,7 +30,8 @@
 use std::borrow::Cow;
 
 use super::lanes::{BLOCK_BYTES, Instructions, Survey};
-use super::{Fields, Malformed, Matcher, Record, swar, timestamp_from_unsigned, user_id_fits};
+use super::layout::Habit;
+use super::{Fields, Malformed, Prepared, Record, swar, timestamp_from_unsigned, user_id_fits};
 use crate::time::Timestamp;
 
 /// The most digits that are read here: they fit an `u64` and are far from the range of a float.
@@ -40,26 +41,58 @@ const DIGITS_MAX: usize = 18;
 #[inline(always)]
 pub(super) fn judge<'a, L: Instructions>(
     bytes: &'a [u8],
-    matcher: &Matcher,
+    rule: &Prepared,
+    habit: &mut Habit,
     lanes: L,
 ) -> Option<Result<Record<'a>, Malformed>> {
-    let found = read(bytes, lanes)?;
-    Some(matcher.judge(PlainFields { found, lanes }))
+    let bytes = trimmed(bytes);
+    let found = match habit.read(bytes, lanes) {
+        Some(found) => found,
+        None => {
+            let found = read(bytes, lanes)?;
+            habit.note(bytes);
+            found
+        }
+    };
+    Some(rule.judge(PlainFields { found, lanes }))
 }
 
 /// The four fields; `None` for one that is missing. One of a wrong type is the general reader's.
 #[derive(Default)]
-struct Found<'a> {
+pub(super) struct Found<'a> {
     timestamp_ms: Option<u64>,
     content: Option<Text<'a>>,
     severity: Option<Text<'a>>,
     user: Option<Text<'a>>,
 }
 
+impl<'a> Found<'a> {
+    /// Notes the value of a field, in place of an earlier one; `None` for one of a wrong type.
+    #[inline(always)]
+    pub(super) fn set(&mut self, field: Field, value: Value<'a>) -> Option<()> {
+        match field {
+            Field::Timestamp => self.timestamp_ms = Some(value.unsigned()?),
+            Field::Content => self.content = Some(value.text()?),
+            Field::Severity => self.severity = Some(value.text()?),
+            Field::User => self.user = Some(value.text()?),
+        }
+        Some(())
+    }
+}
+
+/// A field that matters.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Field {
+    Timestamp,
+    Content,
+    Severity,
+    User,
+}
+
 /// The bytes of a string, with all that follows in the record: its end is only looked for when it is needed.
 #[derive(Clone, Copy)]
-struct Text<'a> {
-    and_rest: &'a [u8],
+pub(super) struct Text<'a> {
+    pub(super) and_rest: &'a [u8],
 }
 
 impl<'a> Text<'a> {
@@ -81,16 +114,16 @@ impl<'a, L: Instructions> Fields<'a> for PlainFields<'a, L> {
     }
 
     #[inline(always)]
-    fn content_matches(&self, matcher: &Matcher) -> bool {
+    fn content_matches(&self, rule: &Prepared) -> bool {
         let Some(content) = self.found.content else { return false };
         // The word is seldom in the rest of the record, so that the end of the content need not be known.
-        let Some(end) = matcher.word.end_in_ascii(content.and_rest, self.lanes) else { return false };
+        let Some(end) = rule.word.end_in_ascii(content.and_rest, self.lanes) else { return false };
         end <= content.bytes().len()
     }
 
-    fn severity_listed(&self, matcher: &Matcher) -> Result<bool, Malformed> {
+    fn severity_listed(&self, rule: &Prepared) -> Result<bool, Malformed> {
         let severity = self.found.severity.ok_or(Malformed::SeverityMissing)?;
-        Ok(matcher.lists_severity(severity.bytes()))
+        Ok(rule.lists_severity(severity.bytes()))
     }
 
     fn user(self) -> Result<Cow<'a, str>, Malformed> {
@@ -100,10 +133,9 @@ impl<'a, L: Instructions> Fields<'a> for PlainFields<'a, L> {
     }
 }
 
-/// Reads `bytes` if they have the common layout.
+/// Reads `bytes`, without white space around them, if they have the common layout.
 #[inline(always)]
 fn read<L: Instructions>(bytes: &[u8], lanes: L) -> Option<Found<'_>> {
-    let bytes = trimmed(bytes);
     let [b'{', .., b'}'] = bytes else { return None };
     let padded;
     let blocks = if bytes.len() < BLOCK_BYTES {
@@ -224,6 +256,21 @@ const CONTENT_TAIL: u64 = tail(CONTENT);
 const SEVERITY_TAIL: u64 = tail(SEVERITY);
 const USER_ID_TAIL: u64 = tail(USER_ID);
 
+impl Field {
+    /// The field of the key that `text` ends with, its quotes around it. No quote is within a key, so one that ends like
+    /// this is this.
+    #[inline(always)]
+    pub(super) fn of(text: &[u8]) -> Option<Field> {
+        match u64::from_le_bytes(*text.last_chunk()?) {
+            TIMESTAMP_TAIL if text.ends_with(TIMESTAMP) => Some(Field::Timestamp),
+            CONTENT_TAIL if text.ends_with(CONTENT) => Some(Field::Content),
+            SEVERITY_TAIL if text.ends_with(SEVERITY) => Some(Field::Severity),
+            USER_ID_TAIL if text.ends_with(USER_ID) => Some(Field::User),
+            _ => None,
+        }
+    }
+}
+
 impl<'a> Members<'a> {
     /// Takes in the members with these `colons`, those of the block that begins at `base`.
     #[inline(always)]
@@ -245,26 +292,17 @@ impl<'a> Members<'a> {
         };
         let value = match value {
             [b'"', and_rest @ ..] => Value::Text(Text { and_rest }),
-            _ => scalar(value)?,
+            _ => scalar(value)?.0,
         };
-        let found = &mut self.found;
-        let Some(tail) = key.last_chunk() else { return Some(()) };
-        // No quote is within a key, so one that ends like this is this.
-        match (u64::from_le_bytes(*tail), value) {
-            (TIMESTAMP_TAIL, value) if key.ends_with(TIMESTAMP) => {
-                found.timestamp_ms = Some(value.unsigned()?)
-            }
-            (CONTENT_TAIL, value) if key.ends_with(CONTENT) => found.content = Some(value.text()?),
-            (SEVERITY_TAIL, value) if key.ends_with(SEVERITY) => found.severity = Some(value.text()?),
-            (USER_ID_TAIL, value) if key.ends_with(USER_ID) => found.user = Some(value.text()?),
-            _ => {}
+        match Field::of(key) {
+            Some(field) => self.found.set(field, value),
+            None => Some(()),
         }
-        Some(())
     }
 }
 
 /// A value as far as it matters here.
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Text(Text<'a>),
     Unsigned(u64),
     /// A negative number or one with a fraction, `true`, `false` or `null`.
@@ -281,16 +319,16 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The value that `text` begins with, no string, if it reaches to the next comma or the object's end.
+/// The value that `text` begins with, no string, if it reaches to the next comma or the object's end; and its length.
 #[inline(always)]
-fn scalar(text: &[u8]) -> Option<Value<'_>> {
+pub(super) fn scalar(text: &[u8]) -> Option<(Value<'_>, usize)> {
     let (value, behind) = match text {
         [b't', b'r', b'u', b'e', behind @ ..]
         | [b'f', b'a', b'l', b's', b'e', behind @ ..]
         | [b'n', b'u', b'l', b'l', behind @ ..] => (Value::Other, behind),
         _ => number(text)?,
     };
-    matches!(behind, [b',', ..] | [b'}']).then_some(value)
+    matches!(behind, [b',', ..] | [b'}']).then_some((value, text.len() - behind.len()))
 }
 
 /// The number without an exponent that `text` begins with, and what is behind it.
@@ -344,7 +382,7 @@ mod tests {
             type Answer = Option<[bool; 4]>;
 
             fn run<L: Instructions>(self, lanes: L) -> Option<[bool; 4]> {
-                let found = super::read(self.0, lanes)?;
+                let found = super::read(trimmed(self.0), lanes)?;
                 let Found { timestamp_ms, content, severity, user } = found;
                 Some([timestamp_ms.is_some(), content.is_some(), severity.is_some(), user.is_some()])
             }

@@ -30,11 +30,11 @@ pub(super) const fn gather(flags: u64) -> u64 {
     (flags >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
-/// The number that eight decimal digits write; `None` if one of the bytes, all ASCII, is no digit. Of other bytes the
-/// answer means nothing.
-pub(super) const fn decimal(ascii: u64) -> Option<u64> {
-    let digits = ascii ^ splat(b'0');
-    if digits.wrapping_add(splat(0x80 - 10)) & HIGH != 0 {
+/// The number that eight decimal digits write; `None` if one of the bytes is no digit.
+pub(super) const fn decimal(bytes: u64) -> Option<u64> {
+    let digits = bytes ^ splat(b'0');
+    // A sum that carries has an eighth bit below it.
+    if (digits | digits.wrapping_add(splat(0x80 - 10))) & HIGH != 0 {
         return None;
     }
     // Neighbours are joined to numbers of two digits, then four, then eight.
@@ -74,7 +74,7 @@ mod tests {
         for number in (0..100_000_000u64).step_by(9_973).chain([0, 9, 10, 99_999_999]) {
             assert_eq!(decimal(load(format!("{number:08}").as_bytes()).unwrap()), Some(number));
         }
-        for (byte, place) in (0..128u8).flat_map(|byte| (0..8).map(move |place| (byte, place))) {
+        for (byte, place) in (0..=255u8).flat_map(|byte| (0..8).map(move |place| (byte, place))) {
             let mut text = *b"99999999";
             text[place] = byte;
             assert_eq!(

@@ -105,10 +105,18 @@ impl Probe {
         let Some(last) = text.len().checked_sub(STEP_BYTES) else {
             return (0..text.len() - 1).find(|at| accepts(*at));
         };
-        let mut at = 0;
-        loop {
+        let pairs_at = |at: usize| {
             let step = text[at..].first_chunk::<STEP_BYTES>().expect("the last step fits");
-            let mut candidates = lanes.pairs(step, self.first, self.second);
+            lanes.pairs(step, self.first, self.second)
+        };
+        let mut at = 0;
+        // A processor can't foresee how many steps a text takes, but that most have no candidate in any of the first.
+        const FIRST_STEPS: usize = 4;
+        if (0..FIRST_STEPS).fold(0, |all, step| all | pairs_at(last.min(step * PLACES))) == 0 {
+            at = last.min(FIRST_STEPS * PLACES);
+        }
+        loop {
+            let mut candidates = pairs_at(at);
             while candidates != 0 {
                 let candidate = at + candidates.trailing_zeros() as usize;
                 if accepts(candidate) {

@@ -22,10 +22,14 @@ pub type Check = fn(&[u8]);
 pub const ALL: [(&str, Check); 4] =
     [("config", config), ("frame", frame), ("record", record), ("snapshot", snapshot)];
 
-/// A record of the input: the matchers decide as the plain implementation does.
+/// A record of the input: the matchers decide as the plain implementation does, whatever stood in the line before.
 pub fn record(bytes: &[u8]) {
     static RULES: OnceLock<Vec<(Rule, Matcher)>> = OnceLock::new();
-    assert_eq!(disagreement(RULES.get_or_init(matchers), bytes), None);
+    let rules = RULES.get_or_init(matchers);
+    assert_eq!(disagreement(rules, b"", bytes), None);
+    if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        assert_eq!(disagreement(rules, &bytes[..end], &bytes[end + 1..]), None);
+    }
 }
 
 /// A record of the repartition topic: what can be read is written back with the same meaning, and can be applied.

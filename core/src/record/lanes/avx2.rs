@@ -7,7 +7,7 @@
 use std::arch::x86_64::{
     __m256i, _mm_clmulepi64_si128, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_set1_epi8, _mm256_and_si256,
     _mm256_cmpeq_epi8, _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256,
-    _mm256_set1_epi8,
+    _mm256_set1_epi8, _mm256_testz_si256, _mm256_xor_si256,
 };
 
 use super::{BLOCK_BYTES, Instructions, Letter, PLACES, Survey, Task};
@@ -51,6 +51,18 @@ impl Instructions for Avx2 {
     }
 
     #[inline(always)]
+    fn stops(self, text: &[u8; PLACES]) -> u32 {
+        // SAFETY: as above.
+        unsafe { stops(text) }
+    }
+
+    #[inline(always)]
+    fn is_equal(self, text: &[u8; PLACES], other: &[u8; PLACES], mask: &[u8; PLACES]) -> bool {
+        // SAFETY: as above.
+        unsafe { is_equal(text, other, mask) }
+    }
+
+    #[inline(always)]
     fn parities(self, bits: u64) -> u64 {
         // SAFETY: as above.
         unsafe { parities(bits) }
@@ -65,11 +77,6 @@ fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
     let places_of = |byte: u8| {
         let is = |bytes| u64::from(bits(_mm256_cmpeq_epi8(bytes, splat(byte))));
         is(low) | is(high) << 32
-    };
-    let is_odd = |bytes| {
-        // Bytes above ASCII are negative, and so below the space.
-        let below = _mm256_cmpgt_epi8(splat(b' '), bytes);
-        _mm256_or_si256(below, _mm256_cmpeq_epi8(bytes, splat(b'\\')))
     };
     Survey {
         quotes: places_of(b'"'),
@@ -86,6 +93,28 @@ fn pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
     let here = load(text.first_chunk().expect("it is longer"));
     let next = load(text.last_chunk().expect("it is longer"));
     bits(_mm256_and_si256(is_letter(here, first), is_letter(next, second)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn stops(text: &[u8; PLACES]) -> u32 {
+    let text = load(text);
+    bits(_mm256_or_si256(is_odd(text), _mm256_cmpeq_epi8(text, splat(b'"'))))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn is_equal(text: &[u8; PLACES], other: &[u8; PLACES], mask: &[u8; PLACES]) -> bool {
+    let differing = _mm256_xor_si256(load(text), load(other));
+    _mm256_testz_si256(differing, load(mask)) == 1
+}
+
+/// Of a backslash, a control character below the space and a byte above ASCII, which is negative and so below it, too.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn is_odd(bytes: __m256i) -> __m256i {
+    let below = _mm256_cmpgt_epi8(splat(b' '), bytes);
+    _mm256_or_si256(below, _mm256_cmpeq_epi8(bytes, splat(b'\\')))
 }
 
 /// The product without carries of the bits and of ones in all places.

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::{
     __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
-    _mm_set1_epi8,
+    _mm_set1_epi8, _mm_xor_si128,
 };
 
 use super::{BLOCK_BYTES, Instructions, Letter, PLACES, Survey};
@@ -26,6 +26,18 @@ impl Instructions for Sse2 {
         // SAFETY: as above.
         unsafe { pairs(text, first, second) }
     }
+
+    #[inline(always)]
+    fn stops(self, text: &[u8; PLACES]) -> u32 {
+        // SAFETY: as above.
+        unsafe { stops(text) }
+    }
+
+    #[inline(always)]
+    fn is_equal(self, text: &[u8; PLACES], other: &[u8; PLACES], mask: &[u8; PLACES]) -> bool {
+        // SAFETY: as above.
+        unsafe { is_equal(text, other, mask) }
+    }
 }
 
 #[inline]
@@ -39,9 +51,7 @@ fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
         survey.colons |= places_of(b':');
         survey.commas |= places_of(b',');
         survey.spaces |= places_of(b' ');
-        // Bytes above ASCII are negative, and so below the space.
-        let below = _mm_cmplt_epi8(bytes, splat(b' '));
-        survey.odd |= bits(_mm_or_si128(below, _mm_cmpeq_epi8(bytes, splat(b'\\')))) != 0;
+        survey.odd |= bits(is_odd(bytes)) != 0;
     }
     survey
 }
@@ -55,6 +65,35 @@ fn pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
         u32::from(bits(_mm_and_si128(is_letter(here, first), is_letter(next, second)))) << at
     };
     pairs_at(0) | pairs_at(16)
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn stops(text: &[u8; PLACES]) -> u32 {
+    let (halves, _) = text.as_chunks::<16>();
+    let stops = |half: &[u8; 16]| {
+        let bytes = load(half);
+        u32::from(bits(_mm_or_si128(is_odd(bytes), _mm_cmpeq_epi8(bytes, splat(b'"')))))
+    };
+    stops(&halves[0]) | stops(&halves[1]) << 16
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn is_equal(text: &[u8; PLACES], other: &[u8; PLACES], mask: &[u8; PLACES]) -> bool {
+    let half = |at: usize| {
+        let of = |all: &[u8; PLACES]| load(all[at..].first_chunk().expect("it is longer"));
+        _mm_and_si128(_mm_xor_si128(of(text), of(other)), of(mask))
+    };
+    bits(_mm_cmpeq_epi8(_mm_or_si128(half(0), half(16)), splat(0))) == u16::MAX
+}
+
+/// Of a backslash, a control character below the space and a byte above ASCII, which is negative and so below it, too.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn is_odd(bytes: __m128i) -> __m128i {
+    let below = _mm_cmplt_epi8(bytes, splat(b' '));
+    _mm_or_si128(below, _mm_cmpeq_epi8(bytes, splat(b'\\')))
 }
 
 #[inline]

@@ -16,16 +16,12 @@ impl Instructions for Words {
         let mut survey = Survey { quotes: 0, colons: 0, commas: 0, spaces: 0, odd: false };
         for (i, chunk) in block.as_chunks::<8>().0.iter().enumerate() {
             let word = u64::from_le_bytes(*chunk);
-            let ascii = word & !HIGH;
-            let is = |byte: u8| swar::equal(ascii, swar::splat(byte)) & !word;
-            let places_of = |byte: u8| swar::gather(is(byte)) << (8 * i);
+            let places_of = |byte: u8| swar::gather(equal(word, byte)) << (8 * i);
             survey.quotes |= places_of(b'"');
             survey.colons |= places_of(b':');
             survey.commas |= places_of(b',');
             survey.spaces |= places_of(b' ');
-            // Without the eighth bit, a byte of 0x20 or more carries into it when 0x60 is added.
-            let below = !(ascii + swar::splat(0x60)) & HIGH;
-            survey.odd |= (word & HIGH) | below | swar::equal(ascii, swar::splat(b'\\')) != 0;
+            survey.odd |= odd(word) != 0;
         }
         survey
     }
@@ -41,4 +37,29 @@ impl Instructions for Words {
         };
         pairs_at(0) | pairs_at(8) | pairs_at(16) | pairs_at(24)
     }
+    #[inline(always)]
+    fn stops(self, text: &[u8; PLACES]) -> u32 {
+        let (words, _) = text.as_chunks::<8>();
+        let stops = |word: u64| swar::gather(odd(word) | equal(word, b'"')) as u32;
+        (0..).zip(words).fold(0, |all, (i, word)| all | stops(u64::from_le_bytes(*word)) << (8 * i))
+    }
+
+    #[inline(always)]
+    fn is_equal(self, text: &[u8; PLACES], other: &[u8; PLACES], mask: &[u8; PLACES]) -> bool {
+        text.iter().zip(other).zip(mask).fold(0, |differing, ((a, b), mask)| differing | (a ^ b) & mask) == 0
+    }
+}
+
+/// The eighth bit of each byte of `word` that is `byte`, which is ASCII.
+#[inline(always)]
+fn equal(word: u64, byte: u8) -> u64 {
+    swar::equal(word & !HIGH, swar::splat(byte)) & !word
+}
+
+/// The eighth bit of each backslash, control character below the space and byte above ASCII.
+#[inline(always)]
+fn odd(word: u64) -> u64 {
+    // Without the eighth bit, a byte of 0x20 or more carries into it when 0x60 is added.
+    let below = !((word & !HIGH) + swar::splat(0x60)) & HIGH;
+    (word & HIGH) | below | equal(word, b'\\')
 }
