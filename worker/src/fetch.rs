@@ -102,13 +102,19 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     plan: Plan,
     /// Brokers that have a thread.
     running: BTreeSet<i32>,
     wants_metadata: bool,
     is_ending: bool,
+}
+
+impl State {
+    fn new() -> State {
+        // Leaders are looked for at once: by the time at which a partition is claimed they are known.
+        State { plan: Plan::default(), running: BTreeSet::new(), wants_metadata: true, is_ending: false }
+    }
 }
 
 impl Shared {
@@ -147,7 +153,7 @@ impl Shared {
         }
     }
 
-    /// Waits until metadata are wanted, or are `interval` old while something is read. False at the end.
+    /// Waits until metadata are asked for, or are missing or `interval` old while something is read. False at the end.
     fn wait_for_metadata(&self, interval: Duration) -> bool {
         let since = Instant::now();
         let mut state = self.lock();
@@ -156,9 +162,8 @@ impl Shared {
                 return false;
             }
             let age = since.elapsed();
-            if !state.plan.is_empty()
-                && (state.wants_metadata || state.plan.lacks_leaders() || age >= interval)
-            {
+            let is_reading = !state.plan.is_empty();
+            if state.wants_metadata || (is_reading && (state.plan.lacks_leaders() || age >= interval)) {
                 state.wants_metadata = false;
                 return true;
             }
@@ -249,7 +254,7 @@ impl Fetcher {
             pool: Pool::new(settings.limits.buffered_bytes_max),
             settings,
             deliveries: sender,
-            state: Mutex::default(),
+            state: Mutex::new(State::new()),
             changed: Condvar::new(),
         });
         let body = Arc::clone(&shared);
