@@ -209,9 +209,12 @@ fn stop_in_steps<const STEP_BYTES: usize, L: Instructions>(
         // The last step overlaps the one before it, of which no byte is seen twice.
         let begin = at.min(last);
         let step: &[u8; STEP_BYTES] = bytes[begin..].first_chunk().expect("the last step fits");
-        let parts = (0..).zip(step.as_chunks::<PLACES>().0);
-        let stops = parts.fold(0, |all, (i, part)| all | u128::from(lanes.stops(part)) << (i * PLACES));
-        let stops = stops >> (at - begin);
+        // A loop, for what iterators are given is not compiled for the instructions.
+        let mut stops = 0;
+        for (i, part) in step.as_chunks::<PLACES>().0.iter().enumerate() {
+            stops |= u128::from(lanes.stops(part)) << (i * PLACES);
+        }
+        stops >>= at - begin;
         if stops != 0 {
             return Some(at + stops.trailing_zeros() as usize);
         }

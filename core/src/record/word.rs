@@ -105,18 +105,19 @@ impl Probe {
         let Some(last) = text.len().checked_sub(STEP_BYTES) else {
             return (0..text.len() - 1).find(|at| accepts(*at));
         };
-        let pairs_at = |at: usize| {
-            let step = text[at..].first_chunk::<STEP_BYTES>().expect("the last step fits");
-            lanes.pairs(step, self.first, self.second)
-        };
+        let step = |at: usize| text[at..].first_chunk::<STEP_BYTES>().expect("the last step fits");
         let mut at = 0;
         // A processor can't foresee how many steps a text takes, but that most have no candidate in any of the first.
         const FIRST_STEPS: usize = 4;
-        if (0..FIRST_STEPS).fold(0, |all, step| all | pairs_at(last.min(step * PLACES))) == 0 {
+        let mut any = 0;
+        for i in 0..FIRST_STEPS {
+            any |= lanes.pairs(step(last.min(i * PLACES)), self.first, self.second);
+        }
+        if any == 0 {
             at = last.min(FIRST_STEPS * PLACES);
         }
         loop {
-            let mut candidates = pairs_at(at);
+            let mut candidates = lanes.pairs(step(at), self.first, self.second);
             while candidates != 0 {
                 let candidate = at + candidates.trailing_zeros() as usize;
                 if accepts(candidate) {
