@@ -20,6 +20,9 @@ export RUST_TEST_THREADS ?= 6
 NOT_APART := --exclude crashmonitor-cluster-tests --exclude crashmonitor-console-tests
 # What the images hold: release, or dev for tests.
 PROFILE ?= release
+# Builds what is measured and what measures, and runs the latter.
+BENCH = cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins && \
+    $(CARGO_TARGET_DIR)/release/crashmonitor-bench
 # Has cargo compile the workspace with fail points: for `make faults` alone.
 WITH_FAILPOINTS := RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/scripts/rustc-with-failpoints
 
@@ -119,34 +122,29 @@ overload: deps ## Give a worker more than is comfortable, and say what memory th
 
 .PHONY: bench
 bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECONDS=30 COMPRESSIONS=none,lz4,zstd)
-	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- $(if $(RUNS),--runs $(RUNS)) \
+	$(BENCH) $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(COMPRESSIONS),--compressions $(COMPRESSIONS))
 
 .PHONY: bench-latency
 bench-latency: deps ## Measure from the watermark to the readable result (RATES=10000,100000,500000 SECONDS=120 OUT=docs/performance)
-	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- latency $(if $(RATES),--rates $(RATES)) \
+	$(BENCH) latency $(if $(RATES),--rates $(RATES)) \
 	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-recovery
 bench-recovery: deps ## Measure from kill -9 to the next result, and to very many counts (RUNS=5 PAIRS=1000,1000000 OUT=docs/performance)
-	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- recovery $(if $(RUNS),--runs $(RUNS)) \
+	$(BENCH) recovery $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(PAIRS),--pairs $(PAIRS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-scale
 bench-scale: deps ## Measure the catch-up over workers, partitions, users, crashes and sizes (RUNS=3 RECORDS=5000000 OUT=docs/performance)
-	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- scale $(if $(RUNS),--runs $(RUNS)) \
+	$(BENCH) scale $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-peers
 bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers
-	cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- --runs $(or $(RUNS),3) --peers $(PEERS) \
+	$(BENCH) --runs $(or $(RUNS),3) --peers $(PEERS) \
 	    $(if $(RECORDS),--records $(RECORDS))
 
 .PHONY: bench-micro
