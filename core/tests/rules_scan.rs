@@ -428,11 +428,29 @@ fn rule_05_frames_say_how_many_partitions_there_are_and_changes_at_once() {
 #[test]
 fn rule_05_matches_wait_no_longer_than_the_flush_interval() {
     let mut scanner = Scanner::claimed(1);
-    scanner.crash(0, 0, 1, "u");
+    scanner.crash(0, 0, NOW, "u");
     scanner.now = scanner.now.plus_millis(19);
     assert!(scanner.scan.flush(scanner.now, false).is_none());
     scanner.now = scanner.now.plus_millis(1);
     assert!(scanner.scan.flush(scanner.now, false).is_some());
+}
+
+#[test]
+fn rule_07_matches_of_the_past_wait_for_a_tenth_of_its_age_up_to_a_quarter_second() {
+    // While it waits, event time falls behind further.
+    for (behind_ms, wait_ms) in [(0, 20), (150, 20), (1_000, 111), (2_000, 222), (3_600_000, 250)] {
+        let mut scanner = Scanner::claimed(1);
+        scanner.crash(0, 0, NOW, "u");
+        scanner.now = at(NOW).plus_millis(behind_ms);
+        scanner.flush();
+        scanner.crash(0, 1, NOW, "u");
+        let began = scanner.now;
+        let waits = |ms: &i64| {
+            scanner.now = began.plus_millis(*ms);
+            scanner.scan.flush(scanner.now, false).is_none()
+        };
+        assert_eq!((1..=300).take_while(waits).count() + 1, wait_ms, "{behind_ms} ms behind");
+    }
 }
 
 #[test]
