@@ -51,6 +51,14 @@ struct HandOver {
     patience: usize,
 }
 
+/// A shard to which nothing more gets through for a while; then the producer gives up the oldest messages for it.
+struct Stall {
+    shard: u32,
+    until: i64,
+    /// So many messages were on their way before, and arrive.
+    passes: usize,
+}
+
 /// Facts on their way.
 #[derive(Default)]
 enum Gathering {
@@ -81,8 +89,7 @@ pub struct Scanner {
     handing_over: Option<HandOver>,
     pub is_fenced: bool,
     pub has_left: bool,
-    /// A shard to which nothing gets through, until when; then the producer gives up the oldest messages for it.
-    stall: Option<(u32, i64)>,
+    stall: Option<Stall>,
     is_newer: bool,
 }
 
@@ -142,7 +149,8 @@ impl Scanner {
     /// arrive: an idempotent producer begins a new sequence and goes on.
     pub fn stall(&mut self, world: &mut World) {
         let shard = world.rng.below(world.setup.shards as usize) as u32;
-        self.stall = Some((shard, world.now + world.rng.range(0, 500)));
+        let passes = self.in_flight.get(&shard).map_or(0, VecDeque::len);
+        self.stall = Some(Stall { shard, until: world.now + world.rng.range(0, 500), passes });
     }
 
     pub fn leave(&mut self, is_halted: bool) {
@@ -287,7 +295,7 @@ impl Scanner {
                         self.drive.claimed(claim, now);
                     }
                     // A claim that does not arrive where later frames do would be missed.
-                    if world.may(Fault::DeliveryFails) && world.rng.one_in(4) {
+                    if world.may(Fault::DeliveryFails) && world.rng.one_in(2) {
                         self.stall(world);
                     }
                 }
@@ -374,9 +382,7 @@ impl Scanner {
 
     /// The broker appends some of what is under way, in order for each partition, and says so.
     fn deliver(&mut self, world: &mut World) -> bool {
-        let stalled = self.stall.filter(|(_, until)| *until > world.now).map(|(shard, _)| shard);
-        if stalled.is_none()
-            && let Some((shard, _)) = self.stall.take()
+        if let Some(Stall { shard, .. }) = self.stall.take_if(|stall| stall.until <= world.now)
             && let Some(queue) = self.in_flight.get_mut(&shard).filter(|queue| !queue.is_empty())
         {
             queue.drain(..=world.rng.below(queue.len())).for_each(drop);
@@ -386,8 +392,12 @@ impl Scanner {
             return true;
         }
         let mut any = false;
-        for (shard, queue) in self.in_flight.iter_mut().filter(|(shard, _)| Some(**shard) != stalled) {
+        for (shard, queue) in &mut self.in_flight {
             for _ in 0..world.rng.below(6) {
+                if let Some(stall) = self.stall.as_mut().filter(|stall| stall.shard == *shard) {
+                    let Some(passes) = stall.passes.checked_sub(1) else { break };
+                    stall.passes = passes;
+                }
                 let Some((round, bytes)) = queue.pop_front() else { break };
                 world.kafka.append(*shard, bytes, world.now);
                 self.drive.scan().acknowledged(round);
