@@ -216,7 +216,96 @@ async fn news(receiver: &mut watch::Receiver<Text>) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::thread;
+
     use super::*;
+
+    /// A look of this size, ten times a second, fills in a moment what the system keeps for who does not read.
+    const LOOK_BYTES: usize = 1 << 20;
+    const LOOKS_PERIOD: Duration = Duration::from_millis(100);
+    /// Far beyond the bound, for a slow machine: without a bound it would be waited for in vain.
+    const TOO_LONG: Duration = PATIENCE.saturating_mul(4);
+
+    /// Streams of large looks, served as those of monitors are, and how many may be open besides.
+    fn streams(count: usize) -> (SocketAddr, Arc<Semaphore>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let free = Arc::new(Semaphore::new(count));
+        let permits = Arc::clone(&free);
+        let (looks, _) = watch::channel(Text::None);
+        let watched = looks.clone();
+        let open = move |Extension(allowance): Extension<Allowance>| {
+            let streaming = Streaming {
+                allowance,
+                ends: Instant::now() + STREAM_TIME_MAX,
+                overview: watched.subscribe(),
+                monitor: None,
+                _permit: Arc::clone(&permits).try_acquire_owned().unwrap(),
+            };
+            std::future::ready(Sse::new(stream::unfold(streaming, next)))
+        };
+        let router = Router::new().route("/stream", get(open));
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let looking = async {
+                    loop {
+                        looks.send_replace(Some("x".repeat(LOOK_BYTES).into()));
+                        sleep(LOOKS_PERIOD).await;
+                    }
+                };
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                tokio::join!(serve::serve(listener, router), looking);
+            });
+        });
+        (address, free)
+    }
+
+    fn ask(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(TOO_LONG)).unwrap();
+        stream.write_all(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream
+    }
+
+    /// The server has only one side to look at: the place that a stream has taken, and gives back.
+    fn await_free(free: &Semaphore, wanted: usize) -> Duration {
+        let begun = std::time::Instant::now();
+        while free.available_permits() != wanted {
+            assert!(begun.elapsed() < TOO_LONG, "{} are free, not {wanted}", free.available_permits());
+            thread::sleep(Duration::from_millis(10));
+        }
+        begun.elapsed()
+    }
+
+    #[test]
+    fn who_takes_nothing_of_a_stream_is_cut_off_and_who_reads_is_not() {
+        let (address, free) = streams(2);
+        let mut reader = ask(address);
+        let taken = thread::spawn(move || {
+            let (mut buffer, mut taken) = (vec![0; LOOK_BYTES], 0);
+            let begun = std::time::Instant::now();
+            // Longer than who takes nothing has.
+            while begun.elapsed() < PATIENCE * 3 / 2 {
+                match reader.read(&mut buffer).unwrap() {
+                    0 => break,
+                    read => taken += read,
+                }
+            }
+            (taken, begun.elapsed(), reader)
+        });
+        await_free(&free, 1);
+        let silent = ask(address);
+        await_free(&free, 0);
+        let waited = await_free(&free, 1);
+        assert!(waited >= PATIENCE - Duration::from_secs(1), "cut off after {waited:?}");
+        let (taken, read_for, reader) = taken.join().unwrap();
+        assert!(read_for >= PATIENCE * 3 / 2, "who reads was cut off after {read_for:?} and {taken} bytes");
+        drop((silent, reader));
+    }
 
     fn is_known(host: &str) -> bool {
         let mut headers = HeaderMap::new();

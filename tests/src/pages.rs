@@ -84,7 +84,7 @@ pub const LISTED: [(&str, &str, Who); 34] = [
     ("docs/testing.md", "make sim ", Who::Make),
     ("docs/testing.md", "make faults", Who::Make),
     ("docs/testing.md", "cargo test", Who::Test),
-    ("docs/troubleshooting.md", "kubectl --namespace $NS get", Who::Cluster),
+    ("docs/troubleshooting.md", "NS=shop", Who::Cluster),
     ("tests/kind-node/README.md", "eval", Who::Cluster),
 ];
 

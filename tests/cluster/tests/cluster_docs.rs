@@ -169,8 +169,11 @@ fn look_after_a_monitor(stack: &mut Stack) {
         "logs",
         "--rate",
         "2000",
+        // Five crashes of each user in a window: results from the first one on.
         "--users",
         "100",
+        "--one-in",
+        "20",
         "--duration",
         "3600",
     ]);
@@ -188,7 +191,7 @@ fn look_after_a_monitor(stack: &mut Stack) {
     let (shell, _kubeconfig) = shell_in("shop");
     let said = shell.run(&stack.take(RUNBOOKS, "NS=shop"));
     has(&said, "checkout-worker-0");
-    has(&shell.run(&stack.take("docs/troubleshooting.md", "kubectl --namespace $NS get")), "Conditions:");
+    has(&shell.run(&stack.take("docs/troubleshooting.md", "NS=shop")), "Conditions:");
 
     let _default = Proxy::listening_at(DEFAULT_BROKER, &kafka.bootstrap());
     let results = stack.take(CLI, "kubectl crashmonitor results");
