@@ -60,7 +60,7 @@ fn an_aborted_transaction_is_invisible_to_committed_reads() {
         transaction.produce(&topic, &[NewRecord::new(value)]);
         if commits { transaction.commit() } else { transaction.abort() }
     }
-    await_markers(&topics, &topic);
+    await_markers(topics, &topic);
     assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadCommitted)), ["kept"]);
     assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadUncommitted)), ["kept", "aborted"]);
 }
@@ -77,7 +77,7 @@ fn an_open_transaction_holds_the_last_stable_offset() {
     assert_eq!(topics.offsets(&topic, Isolation::ReadUncommitted)[&0], (0, 2));
     assert!(topics.read_all(&topic, Isolation::ReadCommitted).is_empty());
     transaction.commit();
-    await_markers(&topics, &topic);
+    await_markers(topics, &topic);
     assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadCommitted)), ["open", "behind it"]);
 }
 
