@@ -41,15 +41,6 @@ fn what_is_written_is_read_with_all_its_parts() {
     assert_eq!(topics.topic_config(&topic)["cleanup.policy"], "delete");
 }
 
-/// A transaction is over for readers when its marker has been written, which a coordinator does after it has answered.
-#[track_caller]
-fn await_markers(topics: &Topics, topic: &str) {
-    until_true("the markers of ended transactions", TIMEOUT, || {
-        let end = |isolation| topics.offsets(topic, isolation)[&0].1;
-        end(Isolation::ReadCommitted) == end(Isolation::ReadUncommitted)
-    });
-}
-
 #[test]
 fn an_aborted_transaction_is_invisible_to_committed_reads() {
     let topics = shared::kafka().topics();
@@ -60,7 +51,6 @@ fn an_aborted_transaction_is_invisible_to_committed_reads() {
         transaction.produce(&topic, &[NewRecord::new(value)]);
         if commits { transaction.commit() } else { transaction.abort() }
     }
-    await_markers(topics, &topic);
     assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadCommitted)), ["kept"]);
     assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadUncommitted)), ["kept", "aborted"]);
 }
@@ -77,7 +67,6 @@ fn an_open_transaction_holds_the_last_stable_offset() {
     assert_eq!(topics.offsets(&topic, Isolation::ReadUncommitted)[&0], (0, 2));
     assert!(topics.read_all(&topic, Isolation::ReadCommitted).is_empty());
     transaction.commit();
-    await_markers(topics, &topic);
     assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadCommitted)), ["open", "behind it"]);
 }
 

@@ -4,6 +4,7 @@
 //! the broker has acknowledged every record, and panics when one is refused.
 
 use super::{NewRecord, Position, TIMEOUT, Topics};
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
@@ -60,30 +61,48 @@ impl Topics {
     #[track_caller]
     pub fn transaction(&self, transactional_id: &str, timeout: Duration) -> Transaction {
         let timeout_ms = timeout.as_millis().to_string();
-        let writer = self.writer(&[
+        let config = self.writer_config(&[
             ("transactional.id", transactional_id),
             ("transaction.timeout.ms", &timeout_ms),
             ("message.timeout.ms", &timeout_ms),
         ]);
-        writer.init_transactions(TIMEOUT).unwrap_or_else(|e| panic!("init of {transactional_id}: {e}"));
+        let writer = initialized(&config);
         writer.begin_transaction().unwrap_or_else(|e| panic!("begin of {transactional_id}: {e}"));
-        Transaction { writer }
+        Transaction { writer, config }
     }
 
     fn writer(&self, settings: &[(&str, &str)]) -> Writer {
+        created(&self.writer_config(settings))
+    }
+
+    fn writer_config(&self, settings: &[(&str, &str)]) -> ClientConfig {
         let mut config = self.config();
         config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "1");
         config.set("retry.backoff.ms", "20");
         for (key, value) in settings {
             config.set(*key, *value);
         }
-        config.create_with_context(Deliveries::default()).unwrap_or_else(|e| panic!("a producer: {e}"))
+        config
     }
+}
+
+#[track_caller]
+fn created(config: &ClientConfig) -> Writer {
+    config.create_with_context(Deliveries::default()).unwrap_or_else(|e| panic!("a producer: {e}"))
+}
+
+/// A producer whose transactions are initialized. Those of the one before it, by the same identifier, are over then.
+#[track_caller]
+fn initialized(config: &ClientConfig) -> Writer {
+    let writer = created(config);
+    writer.init_transactions(TIMEOUT).unwrap_or_else(|e| panic!("initializing transactions: {e}"));
+    writer
 }
 
 /// An open transaction.
 pub struct Transaction {
     writer: Writer,
+    config: ClientConfig,
 }
 
 impl Transaction {
@@ -93,10 +112,11 @@ impl Transaction {
         send_all(&self.writer, topic, records)
     }
 
-    /// Commits it.
+    /// Commits it, and returns when committed readers see its records.
     #[track_caller]
     pub fn commit(self) {
         self.writer.commit_transaction(TIMEOUT).unwrap_or_else(|e| panic!("committing: {e}"));
+        self.await_markers();
     }
 
     /// Commits it, and begins the next one of the same producer.
@@ -106,10 +126,18 @@ impl Transaction {
         self.writer.begin_transaction().unwrap_or_else(|e| panic!("beginning: {e}"));
     }
 
-    /// Aborts it.
+    /// Aborts it, and returns when committed readers are no longer held by it.
     #[track_caller]
     pub fn abort(self) {
         self.writer.abort_transaction(TIMEOUT).unwrap_or_else(|e| panic!("aborting: {e}"));
+        self.await_markers();
+    }
+
+    /// A coordinator answers the end of a transaction before it has written the markers, and initializes the next
+    /// producer only behind them.
+    #[track_caller]
+    fn await_markers(self) {
+        drop(initialized(&self.config));
     }
 }
 
