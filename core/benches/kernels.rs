@@ -68,6 +68,9 @@ fn records(spaces: bool) -> Vec<String> {
         "request served from cache after a miss in the first level, 3 hops",
         "payment gateway answered slowly, retried once and then succeeded",
         "background job finished: 1024 rows were compacted, nothing was left",
+        // Nearly the word, as the load generator has it too.
+        "upstream cras refresh worker crafted trash handler in the cache",
+        "scheduled batch accepted, two threads crushed it and created another",
     ];
     // Knuth's MMIX constants; the low bits of such a sequence are poor.
     let mut state = 1u64;

@@ -206,6 +206,7 @@ impl Matcher {
     /// What `value` means; `None` is Kafka's null value. Any bytes are an acceptable argument.
     ///
     /// The matcher remembers what records look like, to read the next ones faster. The answer never depends on it.
+    #[inline]
     pub fn classify<'a>(&mut self, value: Option<&'a [u8]>) -> Record<'a> {
         let Some(bytes) = value.filter(|bytes| !bytes.is_empty()) else {
             return Record::Empty;

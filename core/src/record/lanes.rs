@@ -22,8 +22,10 @@ pub(super) const BASELINE: words::Words = words::Words;
 
 /// Bytes that are surveyed at once.
 pub(super) const BLOCK_BYTES: usize = 64;
-/// Places that are searched or compared at once.
+/// Places that are searched or compared in one step.
 pub(super) const PLACES: usize = 32;
+/// Steps of a search that are made at once.
+pub(super) const STEPS: usize = 4;
 
 /// The instructions to use.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +84,9 @@ pub(super) trait Instructions: Copy {
     /// What `block` holds.
     fn survey(self, block: &[u8; BLOCK_BYTES]) -> Survey;
 
-    /// Where `first` stands in `text` with `second` behind it, one bit a place.
-    fn pairs(self, text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32;
+    /// At which of the places of each step `letters` stand one behind the other: one bit a place. A step has the bytes of its
+    /// places and, for the last of these, one more for each letter behind the first.
+    fn word(self, steps: [&[u8]; STEPS], letters: &[Letter]) -> [u32; STEPS];
 
     /// Where in `text` a string may end or needs a closer look, one bit a place: at a quote, a backslash, a control
     /// character below the space, a byte above ASCII.
@@ -155,13 +158,13 @@ mod tests {
         }
     }
 
-    struct PairsOf<'a>(&'a [u8; PLACES + 1], Letter, Letter);
+    struct WordIn<'a>([&'a [u8]; STEPS], &'a [Letter]);
 
-    impl Task for PairsOf<'_> {
-        type Answer = u32;
+    impl Task for WordIn<'_> {
+        type Answer = [u32; STEPS];
 
-        fn run<L: Instructions>(self, lanes: L) -> u32 {
-            lanes.pairs(self.0, self.1, self.2)
+        fn run<L: Instructions>(self, lanes: L) -> [u32; STEPS] {
+            lanes.word(self.0, self.1)
         }
     }
 
@@ -232,16 +235,23 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_found_in_either_case_and_nowhere_else() {
-        for (first, second) in [(b'c', b'r'), (b'_', b'@'), (b'0', b'['), (b'z', b'z')] {
-            for (a, b) in (0..=255u8).flat_map(|a| (0..=255u8).map(move |b| (a, b))) {
-                let is_pair = a.to_ascii_lowercase() == first && b.to_ascii_lowercase() == second;
+    fn letters_are_found_in_either_case_and_nowhere_else() {
+        for word in [&b"cr"[..], b"_@", b"0[", b"zz", b"q", b"crashed!"] {
+            let letters: Vec<Letter> = word.iter().copied().map(Letter::new).collect();
+            for (at, byte) in (0..word.len()).flat_map(|at| (0..=255u8).map(move |byte| (at, byte))) {
+                let is_word = byte.to_ascii_lowercase() == word[at];
                 for place in [0, 7, 8, 15, 16, 23, 24, 31] {
-                    let mut text = [b' '; PLACES + 1];
-                    (text[place], text[place + 1]) = (a, b);
+                    let mut steps = vec![vec![b' '; PLACES + word.len() - 1]; STEPS];
+                    let step = place % STEPS;
+                    let text = &mut steps[step][place..][..word.len()];
+                    text.copy_from_slice(word);
+                    text[at] = byte;
+                    let mut expected = [0; STEPS];
+                    expected[step] = u32::from(is_word) << place;
                     for lanes in Lanes::all() {
-                        let found = lanes.run(PairsOf(&text, Letter::new(first), Letter::new(second)));
-                        assert_eq!(found, u32::from(is_pair) << place, "{a} {b} at {place} by {lanes:?}");
+                        let steps = std::array::from_fn(|step| &steps[step][..]);
+                        let found = lanes.run(WordIn(steps, &letters));
+                        assert_eq!(found, expected, "{word:?} with {byte} at {at}, {place}, by {lanes:?}");
                     }
                 }
             }

@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 
-use super::lanes::{BASELINE, Instructions, Letter, PLACES};
+use super::lanes::{BASELINE, Instructions, Letter, PLACES, STEPS};
 
 /// The word to look for, never empty.
 #[derive(Clone, Debug)]
@@ -46,99 +46,83 @@ impl Word {
     }
 }
 
+/// More letters than these are only looked at where they stand.
+const LETTERS_MAX: usize = 8;
+/// The longest step.
+const STEP_BYTES_MAX: usize = PLACES - 1 + LETTERS_MAX;
+
 /// A word in lower case.
 #[derive(Clone, Debug)]
 pub(super) struct Folded {
     lower: String,
-    /// `None` if the word is too short to have one, or not ASCII and so in no ASCII text.
-    probe: Option<Probe>,
+    /// What it begins with; none if it is not ASCII, and so in no ASCII text.
+    letters: Vec<Letter>,
 }
 
 impl Folded {
     fn new(word: &str) -> Folded {
         let lower = word.to_lowercase();
-        let probe = if lower.is_ascii() { Probe::rarest_of(lower.as_bytes()) } else { None };
-        Folded { lower, probe }
+        let begin = lower.bytes().take(if lower.is_ascii() { LETTERS_MAX } else { 0 });
+        Folded { letters: begin.map(Letter::new).collect(), lower }
     }
 
     /// Where the word is first in `text`.
+    ///
+    /// All letters are compared at all places at once, and not only the rarest to look closer where they are: whether a text
+    /// has these no processor can foresee, and to be wrong costs it more than the other letters.
     #[inline(always)]
     fn find_in_ascii<L: Instructions>(&self, text: &[u8], lanes: L) -> Option<usize> {
-        let word = self.lower.as_bytes();
-        let last_start = text.len().checked_sub(word.len())?;
-        let is_at = |start: usize| text[start..start + word.len()].eq_ignore_ascii_case(word);
-        if let Some(probe) = &self.probe {
-            probe.first_candidate(&text[probe.at..=probe.at + last_start + 1], lanes, is_at)
+        if self.letters.is_empty() {
+            return None;
+        }
+        let step_bytes = PLACES - 1 + self.letters.len();
+        let padded;
+        let steps = if text.len() < step_bytes {
+            padded = padded_to_a_step(text);
+            &padded[..step_bytes]
         } else {
-            (0..=last_start).find(|start| is_at(*start))
-        }
-    }
-}
-
-/// Two neighbouring bytes of a word, by which the few places of a text are found where the word may be.
-#[derive(Clone, Debug)]
-struct Probe {
-    /// Where in the word the first of the two stands.
-    at: usize,
-    first: Letter,
-    second: Letter,
-}
-
-impl Probe {
-    /// The two neighbours of `word`, in lower case and ASCII, that are met least often.
-    fn rarest_of(word: &[u8]) -> Option<Probe> {
-        let pairs = word.array_windows().enumerate();
-        let (at, &[first, second]) = pairs.min_by_key(|(_, [a, b])| commonness(*a) + commonness(*b))?;
-        Some(Probe { at, first: Letter::new(first), second: Letter::new(second) })
-    }
-
-    /// The first index of a pair in `text` for which `accepts` holds. It may be asked twice about one index.
-    #[inline(always)]
-    fn first_candidate<L: Instructions>(
-        &self,
-        text: &[u8],
-        lanes: L,
-        accepts: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        // So many pairs overlap in one byte more.
-        const STEP_BYTES: usize = PLACES + 1;
-        let Some(last) = text.len().checked_sub(STEP_BYTES) else {
-            return (0..text.len() - 1).find(|at| accepts(*at));
+            text
         };
-        let step = |at: usize| text[at..].first_chunk::<STEP_BYTES>().expect("the last step fits");
-        let mut at = 0;
-        // A processor can't foresee how many steps a text takes, but that most have no candidate in any of the first.
-        const FIRST_STEPS: usize = 4;
-        let mut any = 0;
-        for i in 0..FIRST_STEPS {
-            any |= lanes.pairs(step(last.min(i * PLACES)), self.first, self.second);
-        }
-        if any == 0 {
-            at = last.min(FIRST_STEPS * PLACES);
-        }
+        let last = steps.len() - step_bytes;
+        let step = |at: usize| &steps[at..at + step_bytes];
+        let mut from = 0;
         loop {
-            let mut candidates = lanes.pairs(step(at), self.first, self.second);
+            // The last steps overlap, which spares a loop over what is left.
+            let at: [usize; STEPS] = [0, 1, 2, 3].map(|i| last.min(from + i * PLACES));
+            let candidates = lanes.word([step(at[0]), step(at[1]), step(at[2]), step(at[3])], &self.letters);
+            if candidates != [0; STEPS]
+                && let Some(found) = self.first_of(text, at, candidates)
+            {
+                return Some(found);
+            }
+            if at[STEPS - 1] == last {
+                return None;
+            }
+            from += STEPS * PLACES;
+        }
+    }
+
+    /// The first of the candidates of each step where the whole word is.
+    fn first_of(&self, text: &[u8], at: [usize; STEPS], candidates: [u32; STEPS]) -> Option<usize> {
+        let word = self.lower.as_bytes();
+        for (at, mut candidates) in at.into_iter().zip(candidates) {
             while candidates != 0 {
-                let candidate = at + candidates.trailing_zeros() as usize;
-                if accepts(candidate) {
-                    return Some(candidate);
+                let start = at + candidates.trailing_zeros() as usize;
+                if text.get(start..start + word.len()).is_some_and(|text| text.eq_ignore_ascii_case(word)) {
+                    return Some(start);
                 }
                 candidates &= candidates - 1;
             }
-            if at == last {
-                return None;
-            }
-            // The last step overlaps the one before it, which spares a loop over what is left.
-            at = last.min(at + PLACES);
         }
+        None
     }
 }
 
-/// How often a lower-case byte is met in English, as a rank: 0 for the rarest.
-fn commonness(byte: u8) -> usize {
-    const RAREST_LETTERS_FIRST: &[u8] = b"zqxjkvbpygfwmucldrhsnioate";
-    let rank = RAREST_LETTERS_FIRST.iter().position(|&letter| letter == byte);
-    rank.unwrap_or(RAREST_LETTERS_FIRST.len())
+/// A copy of less than a step, with bytes behind it of which no word is made.
+fn padded_to_a_step(text: &[u8]) -> [u8; STEP_BYTES_MAX] {
+    let mut step = [0; STEP_BYTES_MAX];
+    step[..text.len()].copy_from_slice(text);
+    step
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
     _mm256_set1_epi8, _mm256_testz_si256, _mm256_xor_si256,
 };
 
-use super::{BLOCK_BYTES, Instructions, Letter, PLACES, Survey, Task};
+use super::{BLOCK_BYTES, Instructions, Letter, PLACES, STEPS, Survey, Task};
 
 /// There is one only where the processor has all that is used here.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +45,9 @@ impl Instructions for Avx2 {
     }
 
     #[inline(always)]
-    fn pairs(self, text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
+    fn word(self, steps: [&[u8]; STEPS], letters: &[Letter]) -> [u32; STEPS] {
         // SAFETY: as above.
-        unsafe { pairs(text, first, second) }
+        unsafe { word(steps, letters) }
     }
 
     #[inline(always)]
@@ -89,10 +89,16 @@ fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
-    let here = load(text.first_chunk().expect("it is longer"));
-    let next = load(text.last_chunk().expect("it is longer"));
-    bits(_mm256_and_si256(is_letter(here, first), is_letter(next, second)))
+fn word(steps: [&[u8]; STEPS], letters: &[Letter]) -> [u32; STEPS] {
+    let mut flags = [splat(0xff); STEPS];
+    for (i, letter) in (0..).zip(letters) {
+        let (case, lower) = (splat(letter.case), splat(letter.lower));
+        for (flags, step) in flags.iter_mut().zip(steps) {
+            let bytes = load(step[i..].first_chunk().expect("it is longer"));
+            *flags = _mm256_and_si256(*flags, _mm256_cmpeq_epi8(_mm256_or_si256(bytes, case), lower));
+        }
+    }
+    [bits(flags[0]), bits(flags[1]), bits(flags[2]), bits(flags[3])]
 }
 
 #[inline]
@@ -123,12 +129,6 @@ fn is_odd(bytes: __m256i) -> __m256i {
 fn parities(bits: u64) -> u64 {
     let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(bits.cast_signed()), _mm_set1_epi8(-1));
     _mm_cvtsi128_si64(product).cast_unsigned()
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn is_letter(bytes: __m256i, letter: Letter) -> __m256i {
-    _mm256_cmpeq_epi8(_mm256_or_si256(bytes, splat(letter.case)), splat(letter.lower))
 }
 
 #[inline]

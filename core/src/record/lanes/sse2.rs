@@ -9,7 +9,7 @@ use std::arch::x86_64::{
     _mm_set1_epi8, _mm_xor_si128,
 };
 
-use super::{BLOCK_BYTES, Instructions, Letter, PLACES, Survey};
+use super::{BLOCK_BYTES, Instructions, Letter, PLACES, STEPS, Survey};
 
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Sse2;
@@ -22,9 +22,9 @@ impl Instructions for Sse2 {
     }
 
     #[inline(always)]
-    fn pairs(self, text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
+    fn word(self, steps: [&[u8]; STEPS], letters: &[Letter]) -> [u32; STEPS] {
         // SAFETY: as above.
-        unsafe { pairs(text, first, second) }
+        unsafe { word(steps, letters) }
     }
 
     #[inline(always)]
@@ -58,13 +58,17 @@ fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn pairs(text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
-    let pairs_at = |at: usize| {
-        let here = load(text[at..].first_chunk().expect("it is longer"));
-        let next = load(text[at + 1..].first_chunk().expect("it is longer"));
-        u32::from(bits(_mm_and_si128(is_letter(here, first), is_letter(next, second)))) << at
-    };
-    pairs_at(0) | pairs_at(16)
+fn word(steps: [&[u8]; STEPS], letters: &[Letter]) -> [u32; STEPS] {
+    let mut flags = [[splat(0xff); 2]; STEPS];
+    for (i, letter) in (0..).zip(letters) {
+        for (flags, step) in flags.iter_mut().zip(steps) {
+            for (half, flags) in flags.iter_mut().enumerate() {
+                let bytes = load(step[i + 16 * half..].first_chunk().expect("it is longer"));
+                *flags = _mm_and_si128(*flags, is_letter(bytes, *letter));
+            }
+        }
+    }
+    flags.map(|[low, high]| u32::from(bits(low)) | u32::from(bits(high)) << 16)
 }
 
 #[inline]

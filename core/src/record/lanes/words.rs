@@ -3,7 +3,7 @@
 //! Responsible for the answers wherever there is nothing better. Must never depend on more than the language.
 
 use super::super::swar;
-use super::{BLOCK_BYTES, Instructions, Letter, PLACES, Survey};
+use super::{BLOCK_BYTES, Instructions, Letter, PLACES, STEPS, Survey};
 
 const HIGH: u64 = swar::splat(0x80);
 
@@ -27,16 +27,18 @@ impl Instructions for Words {
     }
 
     #[inline(always)]
-    fn pairs(self, text: &[u8; PLACES + 1], first: Letter, second: Letter) -> u32 {
-        let pairs_at = |at: usize| {
-            let is = |at: usize, letter: Letter| {
-                let word = swar::load(&text[at..]).expect("eight bytes are there");
-                swar::equal((word & !HIGH) | swar::splat(letter.case), swar::splat(letter.lower)) & !word
-            };
-            (swar::gather(is(at, first) & is(at + 1, second)) as u32) << at
+    fn word(self, steps: [&[u8]; STEPS], letters: &[Letter]) -> [u32; STEPS] {
+        let is_at = |text: &[u8], letter: Letter| {
+            let word = swar::load(text).expect("eight bytes are there");
+            swar::equal((word & !HIGH) | swar::splat(letter.case), swar::splat(letter.lower)) & !word
         };
-        pairs_at(0) | pairs_at(8) | pairs_at(16) | pairs_at(24)
+        let eight = |text: &[u8]| {
+            let letters = (0..).zip(letters);
+            swar::gather(letters.fold(HIGH, |flags, (i, letter)| flags & is_at(&text[i..], *letter))) as u32
+        };
+        steps.map(|step| [0, 8, 16, 24].into_iter().fold(0, |places, at| places | eight(&step[at..]) << at))
     }
+
     #[inline(always)]
     fn stops(self, text: &[u8; PLACES]) -> u32 {
         let (words, _) = text.as_chunks::<8>();
