@@ -21,7 +21,7 @@
 //!    for `idleTimeout`. Only a frame with nothing in it can say so.
 //! 7. *Few messages when nobody waits*. Of events that lie in the past the results are late by as much anyway. So
 //!    matches may wait for a tenth of that, up to a quarter of a second: a catch-up would otherwise cost the brokers more
-//!    in small messages than in records.
+//!    in small messages than in records. They wait for others, so not when no records come.
 //! 8. *Alignment*. A source whose mark is more than `maxDrift` ahead of the global watermark is paused. The source that
 //!    holds the watermark is never ahead of it, so somebody can always go on.
 //!
@@ -291,6 +291,7 @@ impl Scan {
     }
 
     /// Reads a record. `now` is the wall clock.
+    #[inline]
     pub fn record(&mut self, input: &Input<'_>, now: Timestamp) -> Scanned {
         let Some(source) = self.sources.get_mut(&input.source) else { return Scanned::NotOwned };
         if input.offset < source.next {
@@ -387,7 +388,7 @@ impl Scan {
     pub fn flush(&mut self, now: Timestamp, at_once: bool) -> Option<Round> {
         // A clock that was set back must not silence the scanner until it has caught up.
         let waited = now.millis_since(self.flushed_at).abs();
-        let is_due = || waited >= self.params.flush_interval_ms && waited >= self.flush_interval_ms(now);
+        let is_due = || waited >= self.flush_interval_ms(now);
         if !(at_once || self.flush_now || is_due()) || self.is_saturated() {
             return None;
         }
@@ -415,10 +416,15 @@ impl Scan {
     }
 
     fn flush_interval_ms(&self, now: Timestamp) -> i64 {
+        let last_record_at = self.sources.values().map(|source| source.last_record_at).max();
+        if last_record_at.is_some_and(|at| now.millis_since(at).abs() >= self.params.flush_interval_ms) {
+            return self.params.flush_interval_ms;
+        }
         // The most advanced source: what is near the clock shall not wait for what is not.
         let newest = self.sources.values().filter_map(|source| source.mark).max();
         let behind_ms = newest.map_or(0, |mark| now.millis_since(mark));
-        (behind_ms / FLUSH_PART_OF_BEHIND).min(FLUSH_INTERVAL_BEHIND_MS)
+        let patience_ms = (behind_ms / FLUSH_PART_OF_BEHIND).min(FLUSH_INTERVAL_BEHIND_MS);
+        self.params.flush_interval_ms.max(patience_ms)
     }
 
     /// Notes that one message or dead letter of a round was acknowledged.

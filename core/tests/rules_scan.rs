@@ -447,10 +447,29 @@ fn rule_07_matches_of_the_past_wait_for_a_tenth_of_its_age_up_to_a_quarter_secon
         let began = scanner.now;
         let waits = |ms: &i64| {
             scanner.now = began.plus_millis(*ms);
+            scanner.pass(0, 1 + ms.unsigned_abs(), NOW);
             scanner.scan.flush(scanner.now, false).is_none()
         };
         assert_eq!((1..=300).take_while(waits).count() + 1, wait_ms, "{behind_ms} ms behind");
     }
+}
+
+#[test]
+fn rule_07_matches_of_the_past_do_not_wait_for_records_that_do_not_come() {
+    let mut scanner = Scanner::claimed(2);
+    scanner.now = at(NOW).plus_millis(3_600_000);
+    scanner.flush();
+    scanner.crash(0, 0, NOW, "u");
+    // Another source goes on for a while.
+    for ms in 1..=100 {
+        scanner.now = scanner.now.plus_millis(1);
+        scanner.pass(1, ms, NOW);
+        assert!(scanner.scan.flush(scanner.now, false).is_none(), "{ms}");
+    }
+    scanner.now = scanner.now.plus_millis(19);
+    assert!(scanner.scan.flush(scanner.now, false).is_none());
+    scanner.now = scanner.now.plus_millis(1);
+    assert!(scanner.scan.flush(scanner.now, false).is_some());
 }
 
 #[test]
