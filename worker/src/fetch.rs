@@ -167,7 +167,8 @@ impl Shared {
                 state.wants_metadata = false;
                 return true;
             }
-            state = self.wait(state, interval.saturating_sub(age).max(Duration::from_millis(1)));
+            // However old they are: while nothing is read nobody needs them, and a start wakes us.
+            state = self.wait(state, if is_reading { interval - age } else { interval });
         }
     }
 

@@ -396,6 +396,7 @@ impl<'a> ScanLoop<'a> {
         Ok(())
     }
 
+    #[inline]
     fn record(&mut self, input: &Input<'_>, key: Option<&[u8]>, now: Timestamp) -> Result<(), StartAgain> {
         self.counts.records += 1;
         self.counts.bytes += input.value.map_or(0, |value| value.len() as u64);
