@@ -21,7 +21,8 @@ NOT_APART := --exclude crashmonitor-cluster-tests --exclude crashmonitor-console
 # What the images hold: release, or dev for tests.
 PROFILE ?= release
 # Builds what is measured and what measures, and runs the latter.
-BENCH = cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed --bins && \
+BENCH = cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed \
+    $(addprefix --bin crashmonitor-,worker loadgen bench fetch-only) && \
     $(CARGO_TARGET_DIR)/release/crashmonitor-bench
 # Has cargo compile the workspace with fail points: for `make faults` alone.
 WITH_FAILPOINTS := RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/scripts/rustc-with-failpoints
@@ -139,6 +140,12 @@ bench-recovery: deps ## Measure from kill -9 to the next result, and to very man
 .PHONY: bench-scale
 bench-scale: deps ## Measure the catch-up over workers, partitions, users, crashes and sizes (RUNS=3 RECORDS=5000000 OUT=docs/performance)
 	$(BENCH) scale $(if $(RUNS),--runs $(RUNS)) \
+	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
+
+.PHONY: bench-network
+bench-network: deps ## Measure the catch-up by workers behind links of limited bandwidth, as root (RUNS=3 RECORDS=5000000 OUT=docs/performance)
+	@scripts/install-deps network
+	$(BENCH) network $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-peers

@@ -17,6 +17,7 @@ pub mod kafka;
 pub mod load;
 pub mod monitor;
 pub mod monitoring;
+pub mod network;
 pub mod operator;
 pub mod pages;
 pub mod ports;

@@ -69,7 +69,7 @@ impl Process {
 
     /// Whether SIGSTOP holds it.
     pub fn is_stopped(&self) -> bool {
-        fields_after_name(self.pid).first().is_some_and(|state| state == "T")
+        fields_after_name(&format!("/proc/{}", self.pid)).first().is_some_and(|state| state == "T")
     }
 
     /// Sends it a signal; nothing happens when it has ended.
@@ -157,17 +157,30 @@ fn status_bytes(pid: u32, field: &str) -> u64 {
 
 /// The processor time of any process, user and system together; zero when there is none.
 pub fn cpu_time(pid: u32) -> Duration {
-    let fields = fields_after_name(pid);
+    cpu_time_in(&format!("/proc/{pid}"))
+}
+
+/// The processor time of those threads of a process whose names begin like this, as far as they have not ended.
+pub fn cpu_time_of_threads(pid: u32, prefix: &str) -> Duration {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
+    let is_meant =
+        |dir: &Path| fs::read_to_string(dir.join("comm")).is_ok_and(|name| name.starts_with(prefix));
+    let dirs = threads.flatten().map(|thread| thread.path()).filter(|dir| is_meant(dir));
+    dirs.map(|dir| cpu_time_in(&dir.display().to_string())).sum()
+}
+
+fn cpu_time_in(dir: &str) -> Duration {
+    let fields = fields_after_name(dir);
     // utime and stime are fields 14 and 15.
     let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     let per_second = rustix::param::clock_ticks_per_second();
     Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
 }
 
-/// The fields of /proc/<pid>/stat from the third on, the state; none when it has ended. The second, the name in
-/// parentheses, may contain spaces.
-fn fields_after_name(pid: u32) -> Vec<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+/// The fields of `stat` in /proc/<pid> or of a thread from the third on, the state; none when it has ended. The second,
+/// the name in parentheses, may contain spaces.
+fn fields_after_name(dir: &str) -> Vec<String> {
+    let stat = fs::read_to_string(format!("{dir}/stat")).unwrap_or_default();
     stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 

@@ -24,6 +24,7 @@ use std::time::Duration;
 pub struct Builder {
     name: String,
     environment: Vec<(String, String)>,
+    namespace: Option<String>,
 }
 
 /// A worker that has ended.
@@ -39,6 +40,12 @@ impl Builder {
     /// Sets an environment variable.
     pub fn env(mut self, key: &str, value: &str) -> Builder {
         self.environment.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs it in a network namespace, where nobody outside reaches its admin endpoint.
+    pub fn in_namespace(mut self, namespace: &str) -> Builder {
+        self.namespace = Some(namespace.to_owned());
         self
     }
 
@@ -79,7 +86,7 @@ pub struct Worker {
 impl Worker {
     /// What to start; the name is for messages.
     pub fn builder(name: &str) -> Builder {
-        Builder { name: name.to_owned(), environment: Vec::new() }
+        Builder { name: name.to_owned(), environment: Vec::new(), namespace: None }
     }
 
     /// Its name.
@@ -220,7 +227,16 @@ impl Worker {
     }
 
     fn spawn(&self) -> Process {
-        let mut command = Command::new(binary("crashmonitor-worker", "CRASHMONITOR_WORKER"));
+        let binary = binary("crashmonitor-worker", "CRASHMONITOR_WORKER");
+        let mut command = match &self.builder.namespace {
+            None => Command::new(binary),
+            // It becomes the worker: the process is the same.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary);
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(self.dir.path().join("config.yaml"));
         for (key, value) in &self.builder.environment {
             command.env(key, value);

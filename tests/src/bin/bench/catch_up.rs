@@ -5,10 +5,10 @@
 use crashmonitor_bench::oracle::{Alert, Counts, compare, parse_alert};
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::monitor::Monitor;
-use crashmonitor_testbed::process::Process;
+use crashmonitor_testbed::process::{Process, cpu_time_of_threads};
 use crashmonitor_testbed::show::load::outcome;
 use crashmonitor_testbed::wait::{until, until_true};
-use crashmonitor_testbed::worker::binary;
+use crashmonitor_testbed::worker::{Builder, binary};
 use crashmonitor_testbed::{Kafka, Worker, follow};
 use rdkafka::message::Message;
 use std::process::Command;
@@ -19,8 +19,10 @@ use super::plot::Spread;
 
 /// What `make bench` writes.
 const PARTITIONS: u32 = 4;
-/// After so many runs of each kind the broker's compiler has come to rest.
-const WARM_UP_RUNS: u64 = 3;
+/// A broker is warm when its just-in-time compiler takes less than this part of all processors while the topic is read.
+const COMPILING_MAX: f64 = 0.04;
+/// One that compiles after so many rounds of all readers will always do.
+const WARM_UP_ROUNDS_MAX: u64 = 12;
 /// A run that takes longer has failed.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -177,22 +179,45 @@ pub(super) fn fill<'k>(kafka: &'k Kafka, name: &str, shape: Shape) -> Result<Top
 }
 
 impl Topic<'_> {
-    /// Has the topic read a few times before anything is measured. Else the first runs share their cores with the broker's
-    /// just-in-time compiler, which a broker that has run for a minute needs no more.
+    /// Has every reader read the topic until the broker's just-in-time compiler rests: a broker that has run for some
+    /// minutes compiles nothing more, while the first runs would share their processors with it.
     pub(super) fn warm_up(&self) -> Result<(), String> {
-        for number in 0..WARM_UP_RUNS {
-            self.bare()?;
-            self.worker(&format!("{}-warm-up-{number}", self.name), "Direct")?;
+        let broker = self.kafka.pid(0).ok_or("the broker does not run")?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let compiling = || {
+            ["C1 Compiler", "C2 Compiler"]
+                .map(|name| cpu_time_of_threads(broker, name))
+                .iter()
+                .sum::<Duration>()
+        };
+        for round in 1..=WARM_UP_ROUNDS_MAX {
+            let (begun, before) = (Instant::now(), compiling());
+            for reader in Reader::ALL {
+                self.named(reader, &format!("warm-up-{round}"))?;
+            }
+            let spent = compiling().saturating_sub(before).as_secs_f64();
+            let share = spent / begun.elapsed().as_secs_f64() / processors as f64;
+            println!(
+                "  warming up, round {round}: the broker's compiler takes {:.0} % of the machine",
+                share * 100.0
+            );
+            if share < COMPILING_MAX {
+                break;
+            }
         }
         Ok(())
     }
 
     /// One run of a reader.
     pub(super) fn once(&self, reader: Reader, number: u64) -> Result<Figures, String> {
+        self.named(reader, &number.to_string())
+    }
+
+    fn named(&self, reader: Reader, run: &str) -> Result<Figures, String> {
         match reader {
             Reader::Bare => self.bare(),
-            Reader::Direct => self.worker(&format!("{}-direct-{number}", self.name), "Direct"),
-            Reader::Librdkafka => self.worker(&format!("{}-librdkafka-{number}", self.name), "Librdkafka"),
+            Reader::Direct => self.worker(&format!("{}-direct-{run}", self.name), "Direct"),
+            Reader::Librdkafka => self.worker(&format!("{}-librdkafka-{run}", self.name), "Librdkafka"),
         }
     }
 
@@ -202,12 +227,23 @@ impl Topic<'_> {
 
     /// A monitor of this name, of so many workers, reads all.
     pub(super) fn workers(&self, name: &str, reader: &str, count: usize) -> Result<Figures, String> {
-        let start = |number: usize| {
+        self.workers_by(name, reader, &vec![Worker::builder; count])
+    }
+
+    /// As [`Topic::workers`], with a worker for each of `builders`, which get its name.
+    pub(super) fn workers_by(
+        &self,
+        name: &str,
+        reader: &str,
+        builders: &[impl Fn(&str) -> Builder],
+    ) -> Result<Figures, String> {
+        let mut workers: Vec<Worker> = Vec::new();
+        for (number, builder) in builders.iter().enumerate() {
             let pod = format!("{name}-{number}");
-            let builder = Worker::builder(&pod).env("POD_NAME", &pod).env("RUST_LOG", "info");
-            builder.start(|admin| config(&self.kafka.bootstrap(), admin, name, &self.name, reader))
-        };
-        let workers: Vec<Worker> = (0..count).map(start).collect();
+            let builder = builder(&pod).env("POD_NAME", &pod).env("RUST_LOG", "info");
+            let config = |admin| config(&self.kafka.bootstrap(), admin, name, &self.name, reader);
+            workers.push(builder.start(config));
+        }
         let output = format!("alerts-{name}");
         until_true("the output topic", TIMEOUT, || self.kafka.topics().partitions_of(&output).is_some());
         let consumer = follow::open(self.kafka.topics().config(), &output, 1)?;

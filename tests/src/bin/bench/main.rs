@@ -19,6 +19,7 @@
 //! - *Latency* (`make bench-latency`): from the watermark to the readable result at several rates, see `latency`.
 //! - *Recovery* (`make bench-recovery`): from `kill -9` to the next result, and to having very many counts, see `recovery`.
 //! - *Scale* (`make bench-scale`): the catch-up over workers, partitions, users, crashes and record sizes, see `scale`.
+//! - *Network* (`make bench-network`): the catch-up by workers behind links of limited bandwidth, see `network`.
 //!
 //! What is named in place of the first ones leaves a page with a table, and a plot beside it.
 //!
@@ -26,6 +27,7 @@
 
 mod catch_up;
 mod latency;
+mod network;
 mod page;
 mod peers;
 mod plot;
@@ -76,6 +78,13 @@ enum What {
         #[command(flatten)]
         out: Out,
     },
+    /// The catch-up by workers in network namespaces, behind links of limited bandwidth; as root.
+    Network {
+        #[command(flatten)]
+        what: network::What,
+        #[command(flatten)]
+        out: Out,
+    },
     /// The catch-up with more workers, partitions, users, crashes and larger records, one at a time.
     Scale {
         #[command(flatten)]
@@ -97,6 +106,7 @@ fn run(options: &Options) -> Result<(), String> {
         return match what {
             What::Latency { what, out } => latency::run(what, &out.out),
             What::Recovery { what, out } => recovery::run(what, &out.out),
+            What::Network { what, out } => network::run(what, &out.out),
             What::Scale { what, out } => scale::run(what, &out.out),
         };
     }
