@@ -75,7 +75,7 @@ test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITO
 	cargo test --workspace $(NOT_APART) --test '*'
 
 .PHONY: test-cluster
-test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up if it was before)
+test-cluster: deps ## Run the tests on a real Kubernetes, which stays up if it was before (UPDATE_GOLDEN=1: a new docs/cli-session.md)
 	cargo build --workspace --all-targets
 	@scripts/images dev
 	@$(MAKE) --no-print-directory run-cluster-tests
