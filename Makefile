@@ -97,6 +97,12 @@ test-console: deps ## Try the console in a real browser, on a real Kafka and API
 	cargo build --workspace --bins
 	cargo test --workspace --test console -- --nocapture
 
+.PHONY: test-alerts
+test-alerts: deps ## Fire every alert of the chart by a fault: a real Prometheus looks at real workers and a real operator
+	@scripts/fetch-control-plane
+	cargo build --workspace --bins
+	cargo test --workspace --test alerts -- --include-ignored --nocapture --test-threads 1
+
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster
 	@scripts/fetch-chart-tools

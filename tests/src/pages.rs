@@ -89,7 +89,7 @@ pub const LISTED: [(&str, &str, Who); 34] = [
 ];
 
 /// The targets of `make` that pages name, and why a test does not run them: a stand-in for `make` sees that they are there.
-pub const TARGETS: [(&str, &str); 34] = [
+pub const TARGETS: [(&str, &str); 35] = [
     ("bench", "an hour; measures"),
     ("bench-latency", "minutes; measures"),
     ("bench-micro", "minutes; measures"),
@@ -119,6 +119,7 @@ pub const TARGETS: [(&str, &str); 34] = [
     ("sim", "as long as is asked for; `make test` has 1,000 seeds"),
     ("sim-mutants", "hours"),
     ("test", "runs this"),
+    ("test-alerts", "minutes; `make test` has when each must fire, without waiting"),
     ("test-cluster", "a part of `make test`"),
     ("test-commands", "minutes; executes the blocks of `Who::Long` and `Who::Cluster`"),
     ("test-console", "needs a browser"),
