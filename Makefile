@@ -76,7 +76,7 @@ test-services: deps ## Run the tests against a real Kafka and Redis (CRASHMONITO
 	cargo test --workspace $(NOT_APART) --test '*'
 
 .PHONY: test-cluster
-test-cluster: deps ## Run the tests on a real Kubernetes (the cluster stays up if it was before)
+test-cluster: deps ## Run the tests on a real Kubernetes, which stays up if it was before (UPDATE_GOLDEN=1: a new docs/cli-session.md)
 	cargo build --workspace --all-targets
 	@scripts/images dev
 	@$(MAKE) --no-print-directory run-cluster-tests
@@ -97,6 +97,12 @@ test-console: deps ## Try the console in a real browser, on a real Kafka and API
 	@scripts/fetch-console-tools
 	cargo build --workspace --bins
 	cargo test --workspace --test console -- --nocapture
+
+.PHONY: test-alerts
+test-alerts: deps ## Fire every alert of the chart by a fault: a real Prometheus looks at real workers and a real operator
+	@scripts/fetch-control-plane
+	cargo build --workspace --bins
+	cargo test --workspace --test alerts -- --include-ignored --nocapture --test-threads 1
 
 .PHONY: chart-test
 chart-test: ## Check the Helm chart, its alerts and its dashboard, without a cluster

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::home::Dir;
 use crate::shared::unique;
 use crate::tools::run_with;
 use crate::wait::until;
@@ -163,6 +164,17 @@ impl Namespace {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A kubeconfig in this directory, of somebody who works in it.
+    #[track_caller]
+    pub fn kubeconfig(&self, dir: &Dir) -> PathBuf {
+        let ours = env::var_os("KUBECONFIG").expect("the cluster was found by it");
+        let copy = dir.write("kubeconfig", fs::read(ours).expect("the cluster was found by it"));
+        let file = copy.to_str().expect("a temporary path is UTF-8");
+        let context = ["config", "set-context", "--current", "--namespace", &self.name];
+        self.cluster.kubectl(&[&["--kubeconfig", file], &context[..]].concat());
+        copy
     }
 
     /// Runs kubectl in it; what it printed, or what it complained of.

@@ -50,7 +50,11 @@ impl<'a> Monitor<'a> {
     /// the earliest record, commits often, and keeps no checkpoints. `CRASHMONITOR_INPUT_READER` says how all monitors
     /// read their input.
     pub fn new(kafka: &'a Kafka, name: &str) -> Monitor<'a> {
-        let name = unique(name);
+        Monitor::named(kafka, &unique(name))
+    }
+
+    /// The same with this very name, for a Kafka that no other test uses.
+    pub fn named(kafka: &'a Kafka, name: &str) -> Monitor<'a> {
         let config = json!({
             "monitor": {"namespace": "test", "name": name, "uid": format!("uid-of-{name}")},
             "kafka": {"bootstrapServers": kafka.bootstrap()},
@@ -64,7 +68,7 @@ impl<'a> Monitor<'a> {
             "repartition": {"partitions": SHARDS, "replicationFactor": 1},
             "worker": {"commitInterval": "200ms"},
         });
-        let monitor = Monitor { kafka, name, config };
+        let monitor = Monitor { kafka, name: name.to_owned(), config };
         match std::env::var("CRASHMONITOR_INPUT_READER") {
             Ok(reader) => monitor.set("worker.inputReader", reader),
             Err(_) => monitor,

@@ -1,6 +1,7 @@
 //! What the alerts and the dashboard of the chart ask Prometheus, and what a scrape has.
 //!
-//! Responsible for reading their expressions and the names of the metrics in them and in a scrape. Must never hold such a name itself.
+//! Responsible for reading their expressions and the names of the metrics in them and in a scrape, and for rules that are in a
+//! hurry. Must never hold the name of a metric itself.
 
 use crate::tools::root;
 use serde_json::Value;
@@ -18,10 +19,58 @@ pub fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
+/// The one threshold that nothing but waiting reaches, in seconds: how old a checkpoint may be.
+const WAITED_FOR: (&str, u64) = ("CrashMonitorCheckpointStale", 600);
+
+/// The alerts, as the rule file has them.
+#[track_caller]
+fn rule_file() -> Value {
+    serde_yaml::from_str(&read(RULES)).unwrap_or_else(|e| panic!("{RULES}: {e}"))
+}
+
+/// The rule file for who can't wait: of the minutes and hours that it names, each minute lasts so many seconds. So an alert must
+/// hold for less, and its expression looks back less far; and [`WAITED_FOR`] is reached sooner. Nothing else differs from what
+/// a user installs.
+#[track_caller]
+pub fn rules_with_minutes_of(seconds: u64) -> Value {
+    let mut file = rule_file();
+    let groups = file["groups"].as_array_mut().expect("a rule file has groups");
+    for rule in groups.iter_mut().flat_map(|group| group["rules"].as_array_mut().expect("a group has rules"))
+    {
+        let expr = rule["expr"].as_str().expect("a rule has an expression");
+        let mut hurried = hurry(expr, seconds);
+        if rule["alert"] == WAITED_FOR.0 {
+            let (before, after) =
+                (format!("> {}", WAITED_FOR.1), format!("> {}", WAITED_FOR.1 / 60 * seconds));
+            assert!(hurried.contains(&before), "{} has another threshold: {hurried}", WAITED_FOR.0);
+            hurried = hurried.replace(&before, &after);
+        }
+        rule["expr"] = hurried.into();
+        if let Some(span) = rule["for"].as_str() {
+            rule["for"] = hurry(span, seconds).into();
+        }
+    }
+    file
+}
+
+/// The text with so many seconds for each minute in every span of minutes or hours, such as `15m`.
+fn hurry(text: &str, seconds: u64) -> String {
+    let is_between = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    let pieces = text.split_inclusive(is_between).map(|piece| {
+        let word = piece.trim_end_matches(is_between);
+        let count = |unit: char| word.strip_suffix(unit).and_then(|number| number.parse::<u64>().ok());
+        match count('m').or(count('h').map(|hours| hours * 60)) {
+            Some(minutes) => format!("{}s{}", minutes * seconds, &piece[word.len()..]),
+            None => piece.to_owned(),
+        }
+    });
+    pieces.collect()
+}
+
 /// All rules, recording and alerting.
 #[track_caller]
 pub fn rules() -> Vec<Value> {
-    let file: Value = serde_yaml::from_str(&read(RULES)).unwrap_or_else(|e| panic!("{RULES}: {e}"));
+    let file = rule_file();
     let groups = file["groups"].as_array().expect("a rule file has groups");
     groups.iter().flat_map(|group| group["rules"].as_array().expect("a group has rules")).cloned().collect()
 }
@@ -84,5 +133,13 @@ mod tests {
     fn names_of_metrics_are_found_in_an_expression() {
         let expr = r#"rate(crashmonitor_a_seconds_bucket{job="crashmonitor-worker"}[5m]) > x:crashmonitor_b:sum + crashmonitor_c"#;
         assert_eq!(names_in(expr), ["crashmonitor_a_seconds", "crashmonitor_c"]);
+    }
+
+    #[test]
+    fn only_spans_are_in_a_hurry() {
+        let expr = "deriv(m:x_5m:rate5m[15m]) > 60\n  unless a_total{r=\"5m\"} offset 1h";
+        assert_eq!(hurry(expr, 2), "deriv(m:x_5m:rate5m[30s]) > 60\n  unless a_total{r=\"10s\"} offset 120s");
+        let rules = rules_with_minutes_of(2).to_string();
+        assert!(rules.contains("\"for\":\"20s\"") && rules.contains("[10s]"), "{rules}");
     }
 }

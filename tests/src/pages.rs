@@ -89,7 +89,7 @@ pub const LISTED: [(&str, &str, Who); 34] = [
 ];
 
 /// The targets of `make` that pages name, and why a test does not run them: a stand-in for `make` sees that they are there.
-pub const TARGETS: [(&str, &str); 35] = [
+pub const TARGETS: [(&str, &str); 36] = [
     ("bench", "an hour; measures"),
     ("bench-latency", "minutes; measures"),
     ("bench-micro", "minutes; measures"),
@@ -120,6 +120,7 @@ pub const TARGETS: [(&str, &str); 35] = [
     ("sim", "as long as is asked for; `make test` has 1,000 seeds"),
     ("sim-mutants", "hours"),
     ("test", "runs this"),
+    ("test-alerts", "minutes; `make test` has when each must fire, without waiting"),
     ("test-cluster", "a part of `make test`"),
     ("test-commands", "minutes; executes the blocks of `Who::Long` and `Who::Cluster`"),
     ("test-console", "needs a browser"),

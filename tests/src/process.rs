@@ -177,6 +177,17 @@ fn cpu_time_in(dir: &str) -> Duration {
     Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
 }
 
+/// Whether a process of this group runs. One that has ended does not, whether or not somebody has waited for it.
+pub fn runs_in_group(group: u32) -> bool {
+    let entries = fs::read_dir("/proc").expect("/proc is there").flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.any(|pid| {
+        // The state, and the group two fields behind it.
+        let fields = fields_after_name(&format!("/proc/{pid}"));
+        fields.get(2).is_some_and(|of| *of == group.to_string()) && fields[0] != "Z" && fields[0] != "X"
+    })
+}
+
 /// The fields of `stat` in /proc/<pid> or of a thread from the third on, the state; none when it has ended. The second,
 /// the name in parentheses, may contain spaces.
 fn fields_after_name(dir: &str) -> Vec<String> {

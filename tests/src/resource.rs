@@ -45,8 +45,17 @@ impl<'a> Resource<'a> {
     /// One of its own namespace, which reads a topic that is not there yet; not applied yet.
     #[track_caller]
     pub fn new(kafka: &'a Kafka, prefix: &str, replicas: u32) -> Resource<'a> {
-        let namespace = Namespace::new(prefix);
-        let monitor = Monitor::new(kafka, prefix).in_namespace(namespace.name());
+        Resource::of(Monitor::new(kafka, prefix), Namespace::new(prefix), replicas)
+    }
+
+    /// The same with these very names, for a Kafka that no other test uses, and what a person reads.
+    #[track_caller]
+    pub fn named(kafka: &'a Kafka, namespace: &str, name: &str, replicas: u32) -> Resource<'a> {
+        Resource::of(Monitor::named(kafka, name), Namespace::named(namespace), replicas)
+    }
+
+    fn of(monitor: Monitor<'a>, namespace: Namespace, replicas: u32) -> Resource<'a> {
+        let monitor = monitor.in_namespace(namespace.name());
         let mut spec = monitor.spec();
         spec["replicas"] = json!(replicas);
         Resource { monitor, namespace, spec }

@@ -3,7 +3,8 @@
 //! Responsible for a shell that goes on from block to block, as that of a reader does: variables and what was exported stay.
 //! Stand-ins on its path take the place of what a test can't or must not do; each says why. Must never change a block.
 //!
-//! What a block leaves running (`kubectl port-forward … &`) ends with the block.
+//! What a block leaves running (`kubectl port-forward … &`) ends with the block, and has ended when the test goes on: what ends in
+//! order may need a service that the test is about to end.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
@@ -18,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::home::Dir;
 use crate::kafka::VERSION;
 use crate::pages::{Block, TARGETS};
+use crate::process::runs_in_group;
 use crate::tools::{cache, jars, root};
 use crate::wait::{try_until, until};
 
@@ -258,6 +260,10 @@ impl Running {
             let ended = self.child.try_wait().expect("it is our child");
             ended.ok_or_else(|| self.said())
         });
+        // The shell does not wait for what it has started when it is told to end.
+        until(&format!("what {block} has started to end"), timeout, || {
+            if runs_in_group(self.child.id()) { Err(self.said()) } else { Ok(()) }
+        });
         (status, self.said())
     }
 
@@ -276,7 +282,7 @@ impl Drop for Running {
             Ok(Some(_)) => Ok(()),
             _ => Err(()),
         });
-        if ended.is_err() {
+        if ended.is_err() || runs_in_group(self.child.id()) {
             self.signal(Signal::KILL);
             let _ = self.child.wait();
         }

@@ -16,7 +16,8 @@ pub use writing::Transaction;
 use crate::wait::until;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult,
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+    TopicResult,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -90,6 +91,17 @@ impl Topics {
             None => Ok(()),
             Some(partitions) => Err(format!("{partitions} partitions")),
         });
+    }
+
+    /// Sets one setting of a topic; its others go back to the brokers' defaults.
+    #[track_caller]
+    pub fn set_topic_config(&self, name: &str, key: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+        let changed = block_on(self.admin().alter_configs([&change], &admin_options()));
+        let changed = changed.unwrap_or_else(|e| panic!("changing {key} of the topic {name}: {e}"));
+        for result in changed {
+            result.unwrap_or_else(|(_, code)| panic!("changing {key} of the topic {name}: {code}"));
+        }
     }
 
     /// Raises the number of partitions to `total`, and waits until each has a leader.

@@ -6,7 +6,6 @@
 //! and removes them at the end; the operator stays installed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -54,22 +53,10 @@ fn shell(name: &str) -> Shell {
 }
 
 /// A shell of somebody who works in this namespace: with a kubeconfig of its own that says so.
-fn shell_in(namespace: &str) -> (Shell, Dir) {
+fn shell_in(namespace: &Namespace) -> (Shell, Dir) {
     let dir = Dir::new("kubeconfig");
-    let ours = std::env::var_os("KUBECONFIG").unwrap();
-    let copy = dir.write("kubeconfig", fs::read(ours).unwrap());
-    let copy = copy.to_str().unwrap();
-    Cluster::get().kubectl(&[
-        "--kubeconfig",
-        copy,
-        "config",
-        "set-context",
-        "--current",
-        "--namespace",
-        namespace,
-    ]);
-    let mut shell = shell(namespace);
-    shell.set("KUBECONFIG", copy);
+    let mut shell = shell(namespace.name());
+    shell.set("KUBECONFIG", namespace.kubeconfig(&dir));
     (shell, dir)
 }
 
@@ -188,7 +175,7 @@ fn look_after_a_monitor(stack: &mut Stack) {
         if offsets.values().any(|(_, end)| *end > 0) { Ok(()) } else { Err(format!("{offsets:?}")) }
     });
 
-    let (shell, _kubeconfig) = shell_in("shop");
+    let (shell, _kubeconfig) = shell_in(&namespace);
     let said = shell.run(&stack.take(RUNBOOKS, "NS=shop"));
     has(&said, "checkout-worker-0");
     has(&shell.run(&stack.take("docs/troubleshooting.md", "NS=shop")), "Conditions:");
@@ -213,7 +200,7 @@ fn look_after_a_monitor(stack: &mut Stack) {
 /// docs/cli.md: a resource that the API server takes. There is no Kafka for it.
 fn generate_a_monitor(stack: &mut Stack) {
     let namespace = Namespace::named("generated");
-    let (shell, _kubeconfig) = shell_in("generated");
+    let (shell, _kubeconfig) = shell_in(&namespace);
     has(&shell.run(&stack.take(CLI, "kubectl crashmonitor generate")), "checkout created");
     namespace.get_json(&["crashmonitor", "checkout"]);
 }

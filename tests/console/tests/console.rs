@@ -8,7 +8,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,12 +22,11 @@ use crashmonitor_testbed::ports::Port;
 use crashmonitor_testbed::process::Process;
 use crashmonitor_testbed::tools::{cache, root};
 use crashmonitor_testbed::worker::binary;
-use crashmonitor_testbed::{Worker, http, shared, until};
+use crashmonitor_testbed::{Worker, http, operator_process, shared, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "shop";
-const OPERATOR_NAMESPACE: &str = "crashmonitor-system";
 const TIMEOUT: Duration = Duration::from_secs(120);
 const PARTITIONS: i32 = 4;
 const WORKERS: usize = 2;
@@ -171,17 +170,12 @@ struct World {
 impl World {
     fn start() -> World {
         let plane = ControlPlane::start();
-        let config = root().join("config");
-        plane.kubectl(&["apply", "--server-side", "-k", config.to_str().unwrap()], "");
-        let created = ["create", "token", "crashmonitor-operator", "-n", OPERATOR_NAMESPACE, "--duration=2h"];
-        let token = until("a token of the operator", TIMEOUT, || plane.try_kubectl(&created, ""));
-        // The operator has the rights that it is installed with, and no others.
-        let kubeconfig = plane.write_kubeconfig("operator", token.trim());
+        let kubeconfig = operator_process::install(&plane);
         let monitor = Monitor::new(shared::kafka(), "checkout").in_namespace(NAMESPACE);
         monitor.create_input(PARTITIONS);
         let (console, admin) = (Port::reserve(), Port::reserve());
         let dir = Dir::new("console-operator");
-        let operator = start_operator(&kubeconfig, &console, &admin, &dir);
+        let operator = operator_process::start(&kubeconfig, &admin, Some(&console), &dir);
         plane.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
         let mut other = resource("another", &monitor);
         other["spec"]["desiredState"] = json!("Suspended");
@@ -193,7 +187,7 @@ impl World {
     }
 
     fn start_operator(&self) -> Process {
-        start_operator(&self.kubeconfig, &self.console, &self.admin, &self.dir)
+        operator_process::start(&self.kubeconfig, &self.admin, Some(&self.console), &self.dir)
     }
 
     fn url(&self, path: &str) -> String {
@@ -254,16 +248,6 @@ fn apply_when_known(plane: &ControlPlane, resource: &Value) {
     until("the definition to be served", TIMEOUT, || {
         plane.try_kubectl(&["apply", "--server-side", "-f", "-"], &resource.to_string())
     });
-}
-
-fn start_operator(kubeconfig: &Path, console: &Port, admin: &Port, dir: &Dir) -> Process {
-    let mut command = Command::new(binary("crashmonitor-operator", "CRASHMONITOR_OPERATOR"));
-    command.args(["run", "--worker-image", "crashmonitor/worker:test", "--identity", "operator"]);
-    command.args(["--leader-election-namespace", OPERATOR_NAMESPACE]);
-    command.arg("--listen").arg(admin.address().to_string());
-    command.arg("--console-listen").arg(console.address().to_string());
-    command.env("KUBECONFIG", kubeconfig);
-    Process::spawn("the operator", &command, &dir.path().join("log"))
 }
 
 /// Every pod has an address of its own, and 9400 on it.
