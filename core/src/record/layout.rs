@@ -22,7 +22,7 @@
 //! don't have it learnt again each time. What was learnt changes how fast the answer comes, never the answer.
 
 use super::lanes::{Instructions, PLACES};
-use super::plain::{self, Field, Found, Text, Value};
+use super::plain::{self, Field, Found, Text};
 
 /// The longest stretch between two values that is compared: a key of 26 bytes with all that may stand around it.
 const BETWEEN_BYTES_MAX: usize = PLACES;
@@ -77,8 +77,12 @@ struct Layout {
 struct Member {
     before: Between,
     kind: Kind,
-    field: Option<Field>,
+    /// Of its field, or [`OTHER`]. A timestamp is a scalar, another field a text: nothing else is learnt.
+    slot: usize,
 }
+
+/// Where members are noted that are none of the four fields.
+const OTHER: usize = Field::COUNT;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -122,31 +126,39 @@ impl Layout {
         if self.members.is_empty() {
             return None;
         }
-        let mut found = Found::default();
+        // Noted without asking which member it is, and read when all are known to be there.
+        let mut begins = [usize::MAX; OTHER + 1];
+        let mut timestamp_ms = None;
         let mut at = 0;
         for member in &self.members {
-            let text = bytes.get(at..)?;
-            if !member.before.begins(text, lanes) {
+            if !member.before.begins(bytes.get(at..)?, lanes) {
                 return None;
             }
             at += member.before.length;
-            let and_rest = bytes.get(at..)?;
-            let value = match member.kind {
+            match member.kind {
                 Kind::Text => {
+                    begins[member.slot] = at;
                     at = string_end(bytes, at, lanes)?;
-                    Value::Text(Text { and_rest })
                 }
                 Kind::Scalar => {
-                    let (value, length) = plain::scalar(and_rest)?;
+                    let (value, length) = plain::scalar(bytes.get(at..)?)?;
                     at += length;
-                    value
+                    if member.slot == Field::Timestamp as usize {
+                        timestamp_ms = Some(value.unsigned()?);
+                    }
                 }
-            };
-            if let Some(field) = member.field {
-                found.set(field, value)?;
             }
         }
-        matches!(bytes.get(at..)?, [b'"', b'}'] | [b'}']).then_some(found)
+        if !matches!(bytes.get(at..)?, [b'"', b'}'] | [b'}']) {
+            return None;
+        }
+        let text = |field: Field| bytes.get(begins[field as usize]..).map(|and_rest| Text { and_rest });
+        Some(Found {
+            timestamp_ms,
+            content: text(Field::Content),
+            severity: text(Field::Severity),
+            user: text(Field::User),
+        })
     }
 
     /// The layout of a record that the plain reader has accepted; `None` for one that would not be worth it.
@@ -168,8 +180,15 @@ impl Layout {
             } else {
                 (Kind::Scalar, plain::scalar(and_rest)?.1)
             };
-            let field = Field::of(&rest[..colon]);
-            members.push(Member { before: Between::new(&rest[..begin])?, kind, field });
+            let slot = match (Field::of(&rest[..colon]), kind) {
+                (None, _) => OTHER,
+                (Some(Field::Timestamp), Kind::Scalar) => Field::Timestamp as usize,
+                (Some(field @ (Field::Content | Field::Severity | Field::User)), Kind::Text) => {
+                    field as usize
+                }
+                (Some(_), _) => return None,
+            };
+            members.push(Member { before: Between::new(&rest[..begin])?, kind, slot });
             if members.len() > MEMBERS_MAX {
                 return None;
             }

@@ -60,16 +60,16 @@ pub(super) fn judge<'a, L: Instructions>(
 /// The four fields; `None` for one that is missing. One of a wrong type is the general reader's.
 #[derive(Default)]
 pub(super) struct Found<'a> {
-    timestamp_ms: Option<u64>,
-    content: Option<Text<'a>>,
-    severity: Option<Text<'a>>,
-    user: Option<Text<'a>>,
+    pub(super) timestamp_ms: Option<u64>,
+    pub(super) content: Option<Text<'a>>,
+    pub(super) severity: Option<Text<'a>>,
+    pub(super) user: Option<Text<'a>>,
 }
 
 impl<'a> Found<'a> {
     /// Notes the value of a field, in place of an earlier one; `None` for one of a wrong type.
     #[inline(always)]
-    pub(super) fn set(&mut self, field: Field, value: Value<'a>) -> Option<()> {
+    fn set(&mut self, field: Field, value: Value<'a>) -> Option<()> {
         match field {
             Field::Timestamp => self.timestamp_ms = Some(value.unsigned()?),
             Field::Content => self.content = Some(value.text()?),
@@ -257,6 +257,9 @@ const SEVERITY_TAIL: u64 = tail(SEVERITY);
 const USER_ID_TAIL: u64 = tail(USER_ID);
 
 impl Field {
+    /// How many there are.
+    pub(super) const COUNT: usize = 4;
+
     /// The field of the key that `text` ends with, its quotes around it. No quote is within a key, so one that ends like
     /// this is this.
     #[inline(always)]
@@ -314,7 +317,7 @@ impl<'a> Value<'a> {
         if let Value::Text(text) = self { Some(text) } else { None }
     }
 
-    fn unsigned(self) -> Option<u64> {
+    pub(super) fn unsigned(self) -> Option<u64> {
         if let Value::Unsigned(number) = self { Some(number) } else { None }
     }
 }

@@ -90,11 +90,16 @@ fn survey(block: &[u8; BLOCK_BYTES]) -> Survey {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn word(steps: [&[u8]; STEPS], letters: &[Letter]) -> [u32; STEPS] {
+    // Once for all letters: asked for each, it would take as long as the comparisons.
+    for step in steps {
+        assert!(step.len() >= PLACES - 1 + letters.len(), "a step has all its places");
+    }
     let mut flags = [splat(0xff); STEPS];
     for (i, letter) in (0..).zip(letters) {
         let (case, lower) = (splat(letter.case), splat(letter.lower));
         for (flags, step) in flags.iter_mut().zip(steps) {
-            let bytes = load(step[i..].first_chunk().expect("it is longer"));
+            // SAFETY: that as many bytes are there was asserted above, and they need not be aligned.
+            let bytes = unsafe { _mm256_loadu_si256(step.as_ptr().add(i).cast()) };
             *flags = _mm256_and_si256(*flags, _mm256_cmpeq_epi8(_mm256_or_si256(bytes, case), lower));
         }
     }
