@@ -1,16 +1,23 @@
 //! SIGTERM and SIGINT, from the first moment of the process.
 //!
 //! Responsible for hearing them even where the kernel delivers only what is listened for: the first process of a
-//! container. Must never end a process that has begun something: that is asked to finish instead.
+//! container. Must never end a process that has begun something: that is asked to finish instead, and ended only when it has
+//! not by [`FINISH_TIMEOUT`].
 
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::run::Error;
+
+/// How long finishing may take: more than all its own waits together, less than a pod is given. librdkafka has waits without a
+/// bound: a consumer whose brokers went away while it was closed was seen to wait for ever. What is cut off so is as if it had
+/// been killed, which costs no result.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(50);
 
 type Finish = Box<dyn FnOnce() + Send>;
 
@@ -48,6 +55,9 @@ impl Signals {
             };
             tracing::info!("{name}: finishing");
             finish();
+            thread::sleep(FINISH_TIMEOUT);
+            tracing::error!("not finished after {} s; ending all the same", FINISH_TIMEOUT.as_secs());
+            process::exit(1);
         };
         thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(failed)?;
         Ok(Signals(finish))
