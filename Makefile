@@ -13,6 +13,7 @@ TOOLS := $(CRASHMONITOR_CACHE)/tools
 CARGO_CYCLONEDX_VERSION := 0.5.9
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
+INFERNO_VERSION := 0.12.8
 MDBOOK_VERSION := 0.5.4
 # Tests wait for services far longer than they compute, so more of them run at once than there are processors.
 export RUST_TEST_THREADS ?= 6
@@ -153,6 +154,16 @@ bench-network: deps ## Measure the catch-up by workers behind links of limited b
 	@scripts/install-deps network
 	$(BENCH) network $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
+
+.PHONY: bench-profile
+bench-profile: deps ## Show where a worker's time goes in a catch-up, as a flame graph (OUT=docs/performance)
+	@scripts/install-deps profile
+	@command -v $(TOOLS)/bin/inferno-flamegraph >/dev/null || \
+	    cargo install --locked --root $(TOOLS) inferno@$(INFERNO_VERSION)
+	$(BENCH) profile --record $(CRASHMONITOR_CACHE)/perf.data
+	perf script --input $(CRASHMONITOR_CACHE)/perf.data | $(TOOLS)/bin/inferno-collapse-perf | \
+	    $(TOOLS)/bin/inferno-flamegraph --title 'A worker that catches up' --deterministic \
+	    > $(or $(OUT),docs/performance)/flamegraph.svg
 
 .PHONY: bench-peers
 bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)

@@ -24,7 +24,7 @@ use std::time::Duration;
 pub struct Builder {
     name: String,
     environment: Vec<(String, String)>,
-    namespace: Option<String>,
+    prefix: Vec<String>,
 }
 
 /// A worker that has ended.
@@ -43,9 +43,9 @@ impl Builder {
         self
     }
 
-    /// Runs it in a network namespace, where nobody outside reaches its admin endpoint.
-    pub fn in_namespace(mut self, namespace: &str) -> Builder {
-        self.namespace = Some(namespace.to_owned());
+    /// Has a program start it that then becomes it, such as `ip netns exec NAME`.
+    pub fn under(mut self, prefix: &[&str]) -> Builder {
+        self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -86,7 +86,7 @@ pub struct Worker {
 impl Worker {
     /// What to start; the name is for messages.
     pub fn builder(name: &str) -> Builder {
-        Builder { name: name.to_owned(), environment: Vec::new(), namespace: None }
+        Builder { name: name.to_owned(), environment: Vec::new(), prefix: Vec::new() }
     }
 
     /// Its name.
@@ -228,12 +228,11 @@ impl Worker {
 
     fn spawn(&self) -> Process {
         let binary = binary("crashmonitor-worker", "CRASHMONITOR_WORKER");
-        let mut command = match &self.builder.namespace {
-            None => Command::new(binary),
-            // It becomes the worker: the process is the same.
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(binary);
+        let mut command = match &self.builder.prefix[..] {
+            [] => Command::new(binary),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
                 command
             }
         };

@@ -22,6 +22,7 @@
 //! - *Network* (`make bench-network`): the catch-up by workers behind links of limited bandwidth, see `network`.
 //!
 //! What is named in place of the first ones leaves a page with a table, and a plot beside it.
+//! - *Profile* (`make bench-profile`): where the time of a worker goes meanwhile, see `profile`.
 //!
 //! Medians with the lowest and the highest of all runs. Other work on the machine makes them worse, never better.
 
@@ -31,6 +32,7 @@ mod network;
 mod page;
 mod peers;
 mod plot;
+mod profile;
 mod recovery;
 mod scale;
 mod steady;
@@ -85,6 +87,11 @@ enum What {
         #[command(flatten)]
         out: Out,
     },
+    /// Where a worker's time goes, by `perf record`.
+    Profile {
+        #[command(flatten)]
+        what: profile::What,
+    },
     /// The catch-up with more workers, partitions, users, crashes and larger records, one at a time.
     Scale {
         #[command(flatten)]
@@ -107,6 +114,7 @@ fn run(options: &Options) -> Result<(), String> {
             What::Latency { what, out } => latency::run(what, &out.out),
             What::Recovery { what, out } => recovery::run(what, &out.out),
             What::Network { what, out } => network::run(what, &out.out),
+            What::Profile { what } => profile::run(what),
             What::Scale { what, out } => scale::run(what, &out.out),
         };
     }

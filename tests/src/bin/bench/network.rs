@@ -87,7 +87,7 @@ fn once(topic: &Topic, namespaces: &[Namespace], megabits: u32, number: u64) -> 
     let before = traffic(namespaces)?;
     let builders: Vec<_> = namespaces
         .iter()
-        .map(|namespace| |pod: &str| Worker::builder(pod).in_namespace(namespace.name()))
+        .map(|namespace| |pod: &str| Worker::builder(pod).under(&["ip", "netns", "exec", namespace.name()]))
         .collect();
     let name = format!("network-{megabits}-{}-{number}", namespaces.len());
     let figures = topic.workers_by(&name, "Direct", &builders)?;
