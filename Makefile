@@ -141,6 +141,13 @@ bench-scale: deps ## Measure the catch-up over workers, partitions, users, crash
 	$(BENCH) scale $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
 
+.PHONY: bench-operator
+bench-operator: deps ## Measure the operator with few and many monitors on nodes by kwok (MONITORS=1,100,1000 SECONDS=60 OUT=docs/performance)
+	@scripts/fetch-control-plane kube-scheduler kwok
+	cargo build --release -p crashmonitor-operator -p crashmonitor-testbed --bins
+	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- operator $(if $(MONITORS),--monitors $(MONITORS)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
+
 .PHONY: bench-peers
 bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers

@@ -1,4 +1,4 @@
-//! Measures the worker on this machine: `make bench`.
+//! Measures the worker and the operator on this machine: `make bench` and the like.
 //!
 //! Responsible for the figures of a catch-up (a long topic is read from its beginning to its end) and of a steady load:
 //! rate, processor time, memory, and whether every result was right; and of the same catch-up done by its peers. Must
@@ -19,6 +19,7 @@
 //! - *Latency* (`make bench-latency`): from the watermark to the readable result at several rates, see `latency`.
 //! - *Recovery* (`make bench-recovery`): from `kill -9` to the next result, and to having very many counts, see `recovery`.
 //! - *Scale* (`make bench-scale`): the catch-up over workers, partitions, users, crashes and record sizes, see `scale`.
+//! - *Operator* (`make bench-operator`): with one monitor and with very many, see `operator`.
 //!
 //! What is named in place of the first ones leaves a page with a table, and a plot beside it.
 //!
@@ -26,6 +27,7 @@
 
 mod catch_up;
 mod latency;
+mod operator;
 mod page;
 mod peers;
 mod plot;
@@ -37,7 +39,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Measures the worker on this machine: a catch-up and a steady load, unless something else is named.
+/// Measures the worker on this machine, by a catch-up and a steady load, unless something else is named.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Options {
@@ -83,6 +85,13 @@ enum What {
         #[command(flatten)]
         out: Out,
     },
+    /// The operator with few and with very many monitors.
+    Operator {
+        #[command(flatten)]
+        what: operator::What,
+        #[command(flatten)]
+        out: Out,
+    },
 }
 
 #[derive(clap::Args)]
@@ -98,6 +107,7 @@ fn run(options: &Options) -> Result<(), String> {
             What::Latency { what, out } => latency::run(what, &out.out),
             What::Recovery { what, out } => recovery::run(what, &out.out),
             What::Scale { what, out } => scale::run(what, &out.out),
+            What::Operator { what, out } => operator::run(what, &out.out),
         };
     }
     if !options.peers.is_empty() {
