@@ -32,6 +32,7 @@ use crate::{rollout, workers};
 
 mod apply;
 mod finalize;
+mod owned;
 mod watch;
 
 use watch::Stores;

@@ -82,7 +82,7 @@ async fn apply_all(monitor: &Monitor, context: &Context) -> Result<Arc<StatefulS
     let stores = &context.stores;
     let applying = Applying { monitor, context };
     applying.object(&objects.service_account, &stores.service_accounts).await?;
-    applying.object(&objects.config_map, &stores.config_maps).await?;
+    applying.object(&objects.config_map, &stores.config_maps.store).await?;
     applying.object(&objects.service, &stores.services).await?;
     applying.object(&objects.network_policy, &stores.network_policies).await?;
     applying.object(&objects.pod_disruption_budget, &stores.disruption_budgets).await?;

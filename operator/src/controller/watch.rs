@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, Service, ServiceAccount};
@@ -22,6 +22,7 @@ use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, pred
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use super::owned::Owned;
 use super::{Common, Context, after_failure, reconcile, set_name};
 use crate::api::CrashMonitor;
 use crate::manifests::{INSTANCE, MANAGED_BY, OPERATOR};
@@ -36,9 +37,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Stores {
     pub(super) monitors: Store<CrashMonitor>,
     pub(super) stateful_sets: Store<StatefulSet>,
-    pub(super) pods: Store<Pod>,
+    pub(super) pods: Owned<Pod>,
     pub(super) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
-    pub(super) config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    pub(super) config_maps: Owned<PartialObjectMeta<ConfigMap>>,
     pub(super) services: Store<PartialObjectMeta<Service>>,
     pub(super) network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
     pub(super) disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
@@ -50,9 +51,9 @@ impl Stores {
         let all = async {
             self.monitors.wait_until_ready().await?;
             self.stateful_sets.wait_until_ready().await?;
-            self.pods.wait_until_ready().await?;
+            self.pods.store.wait_until_ready().await?;
             self.service_accounts.wait_until_ready().await?;
-            self.config_maps.wait_until_ready().await?;
+            self.config_maps.store.wait_until_ready().await?;
             self.services.wait_until_ready().await?;
             self.network_policies.wait_until_ready().await?;
             self.disruption_budgets.wait_until_ready().await
@@ -69,18 +70,14 @@ impl Stores {
 
     /// The pods of a resource's set of workers.
     pub(super) fn pods(&self, resource: &CrashMonitor) -> Vec<Arc<Pod>> {
-        let (name, namespace) = (set_name(resource), resource.namespace());
-        let is_worker = |pod: &Pod| {
-            let owners = pod.owner_references();
-            pod.namespace() == namespace
-                && owners.iter().any(|owner| owner.kind == "StatefulSet" && owner.name == name)
-        };
-        self.pods.state_filter(is_worker)
+        let namespace = resource.namespace().unwrap_or_default();
+        self.pods.of(&in_namespace(&namespace, &set_name(resource)), &namespace)
     }
 
     /// The names of a resource's ConfigMaps.
     pub(super) fn config_maps(&self, resource: &CrashMonitor) -> Vec<String> {
-        let owned = self.config_maps.state_filter(|map| is_owned_by(map, resource));
+        let namespace = resource.namespace().unwrap_or_default();
+        let owned = self.config_maps.of(&super::uid(resource), &namespace);
         owned.iter().map(|map| map.name_any()).collect()
     }
 }
@@ -109,9 +106,10 @@ pub async fn run(
     let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
     let controller = controller.graceful_shutdown_on(shutdown);
     let (stateful_sets, sets) = scope.watch(|set: &mut StatefulSet| set.managed_fields_mut().clear());
-    let (pods, pod_changes) = scope.watch(trim_pod);
+    let (pods, pod_changes) = scope.watch_owned(trim_pod, set_of);
     let (service_accounts, a) = scope.watch_metadata();
-    let (config_maps, b) = scope.watch_metadata();
+    let (config_maps, b) = scope
+        .watch_owned(|map: &mut PartialObjectMeta<ConfigMap>| map.managed_fields_mut().clear(), owner_uid_of);
     let (services, c) = scope.watch_metadata();
     let (network_policies, d) = scope.watch_metadata();
     let (disruption_budgets, e) = scope.watch_metadata();
@@ -177,10 +175,47 @@ impl Scope {
             + Sync
             + 'static,
     {
-        let config = watcher::Config::default().labels(&format!("{MANAGED_BY}={OPERATOR}"));
         let (reader, writer) = store();
-        let changes = watcher(self.api::<K>(), config).default_backoff().modify(trim);
-        (reader, changes.reflect(writer).touched_objects())
+        (reader, self.changes(trim).reflect(writer).touched_objects())
+    }
+
+    fn changes<K, F>(
+        &self,
+        trim: F,
+    ) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static + use<K, F>
+    where
+        F: FnMut(&mut K) + Send + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug
+            + Send
+            + 'static,
+    {
+        let config = watcher::Config::default().labels(&format!("{MANAGED_BY}={OPERATOR}"));
+        watcher(self.api::<K>(), config).default_backoff().modify(trim)
+    }
+
+    /// The same, for objects of which an owner may have many: it finds its own by what `owner_of` calls it.
+    fn watch_owned<K, F>(
+        &self,
+        trim: F,
+        owner_of: fn(&K) -> Option<String>,
+    ) -> (Owned<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K, F>)
+    where
+        F: FnMut(&mut K) + Send + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (reader, writer) = store();
+        let (owned, mut account) = Owned::new(reader, owner_of);
+        let changes = self.changes(trim).reflect(writer).inspect_ok(move |event| account.note(event));
+        (owned, changes.touched_objects())
     }
 
     /// The same, without anything but the metadata.
@@ -203,6 +238,21 @@ fn trim_pod(pod: &mut Pod) {
     if let Some(spec) = pod.spec.take() {
         pod.spec = Some(PodSpec { volumes: spec.volumes, ..PodSpec::default() });
     }
+}
+
+/// What a pod's owner is called: by name, for a set of workers that was made anew takes over the pods of the one before.
+fn set_of(pod: &Pod) -> Option<String> {
+    let owner = pod.owner_references().iter().find(|owner| owner.kind == "StatefulSet")?;
+    Some(in_namespace(&pod.namespace()?, &owner.name))
+}
+
+fn in_namespace(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn owner_uid_of(object: &impl Resource) -> Option<String> {
+    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
+    Some(owners.iter().find(|owner| owner.kind == "CrashMonitor")?.uid.clone())
 }
 
 fn monitor_of(pod: Pod) -> Option<ObjectRef<CrashMonitor>> {
