@@ -7,6 +7,7 @@
 //!
 //! A failed reconcile is tried again after 1 s, then after twice that, up to a minute.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -79,7 +80,8 @@ impl Error {
 #[derive(Default)]
 struct Kept {
     memory: Memory,
-    applied: BTreeMap<String, apply::Applied>,
+    /// By kind.
+    applied: BTreeMap<Cow<'static, str>, apply::Applied>,
     failures: u32,
     /// The status that was written over the version of the resource beside it, until the watch brings a newer one.
     written: Option<(String, CrashMonitorStatus)>,
