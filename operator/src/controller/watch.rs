@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, PodTemplateSpec, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
@@ -105,7 +105,7 @@ pub async fn run(
     let controller = Controller::for_stream(resources, monitors.clone());
     let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
     let controller = controller.graceful_shutdown_on(shutdown);
-    let (stateful_sets, sets) = scope.watch(|set: &mut StatefulSet| set.managed_fields_mut().clear());
+    let (stateful_sets, sets) = scope.watch(trim_set);
     let (pods, pod_changes) = scope.watch_owned(trim_pod, set_of);
     let (service_accounts, a) = scope.watch_metadata();
     let (config_maps, b) = scope
@@ -235,9 +235,26 @@ impl Scope {
 /// Keeps of a pod what status and rollout look at.
 fn trim_pod(pod: &mut Pod) {
     pod.managed_fields_mut().clear();
-    if let Some(spec) = pod.spec.take() {
-        pod.spec = Some(PodSpec { volumes: spec.volumes, ..PodSpec::default() });
+    pod.annotations_mut().clear();
+    pod.spec = pod.spec.take().map(config_maps_of);
+}
+
+/// The same of a set of workers: how many there are to be, and what their pods mount.
+fn trim_set(set: &mut StatefulSet) {
+    set.managed_fields_mut().clear();
+    if let Some(spec) = set.spec.take() {
+        let pod = spec.template.spec.map(config_maps_of);
+        let template = PodTemplateSpec { spec: pod, ..PodTemplateSpec::default() };
+        set.spec = Some(StatefulSetSpec { replicas: spec.replicas, template, ..StatefulSetSpec::default() });
     }
+}
+
+/// Nothing but the ConfigMaps that are mounted.
+fn config_maps_of(spec: PodSpec) -> PodSpec {
+    let mut volumes = spec.volumes.unwrap_or_default();
+    volumes.retain(|volume| volume.config_map.is_some());
+    volumes.shrink_to_fit();
+    PodSpec { volumes: Some(volumes), ..PodSpec::default() }
 }
 
 /// What a pod's owner is called: by name, for a set of workers that was made anew takes over the pods of the one before.
