@@ -144,8 +144,8 @@ bench-scale: deps ## Measure the catch-up over workers, partitions, users, crash
 .PHONY: bench-operator
 bench-operator: deps ## Measure the operator with few and many monitors on nodes by kwok (MONITORS=1,100,1000 SECONDS=60 OUT=docs/performance)
 	@scripts/fetch-control-plane kube-scheduler kwok
-	cargo build --release -p crashmonitor-operator -p crashmonitor-testbed --bins
-	cargo run --release -p crashmonitor-testbed --bin crashmonitor-bench -- operator $(if $(MONITORS),--monitors $(MONITORS)) \
+	cargo build --release -p crashmonitor-operator -p crashmonitor-testbed --bin crashmonitor-operator --bin crashmonitor-bench
+	$(CARGO_TARGET_DIR)/release/crashmonitor-bench operator $(if $(MONITORS),--monitors $(MONITORS)) \
 	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-peers

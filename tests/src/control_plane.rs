@@ -175,14 +175,16 @@ impl ControlPlane {
                 "metadata": {"name": format!("node-{number}"), "labels": labels},
             }));
         }
-        until("the nodes to be ready", START_TIMEOUT, || {
-            let wait = ["wait", "node", "--all", "--for=condition=Ready", "--timeout=1s"];
-            self.try_kubectl(&wait, "").map_err(|e| format!("{e}\n{}", self.processes[0].log_tail()))
-        });
-        until("pods to be let onto the nodes", START_TIMEOUT, || {
-            let tainted =
-                self.try_kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].spec.taints[*].key}"], "")?;
-            if tainted.is_empty() { Ok(()) } else { Err(tainted) }
+        // All by one request: `kubectl wait` asks for each, and is slowed down after some.
+        until("the nodes to take pods", START_TIMEOUT, || {
+            let found: Value = serde_json::from_str(&self.try_kubectl(&["get", "nodes", "-o", "json"], "")?)
+                .map_err(|error| error.to_string())?;
+            let takes_pods = |node: &&Value| is_ready(node) && node["spec"]["taints"].is_null();
+            let ready = found["items"].as_array().into_iter().flatten().filter(takes_pods).count();
+            if ready == nodes as usize {
+                return Ok(());
+            }
+            Err(format!("{ready} of {nodes}\n{}", self.processes[0].log_tail()))
         });
     }
 
@@ -264,6 +266,14 @@ fn start_etcd(dir: &Dir, client: &Port, peer: &Port) -> Process {
     // What a test stores need not survive a power failure.
     command.args(["--unsafe-no-fsync", "--log-level", "warn"]);
     Process::spawn("etcd", &command, &dir.path().join("etcd.log"))
+}
+
+fn is_ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 fn audit_log(dir: &Dir) -> PathBuf {

@@ -14,7 +14,7 @@
 //! - *Idle*: nothing to read for any worker. Calls of the API server and processor time in a while, once each monitor was
 //!   looked at twice.
 //! - *Under load*: the same while all figures of all workers change from look to look.
-//! - *Restart*: the operator ends and another one starts. Until it has looked at every monitor once.
+//! - *Restart*: the operator ends and another one starts. Until it has applied the objects of every monitor.
 
 mod workers;
 mod world;
@@ -229,8 +229,8 @@ fn memory(all: &[Measured]) -> Section {
         name: "operator-memory".to_owned(),
         heading: "Memory and processor time".to_owned(),
         what: "Resident memory of the operator before the first monitor, idle with all of them, and at most; and at most after \
-               another one took over, which reads everything at once. Processor time while idle and under load. The time until \
-               the next operator has looked at every monitor is that from its start on, with the end of the one before it."
+               another one took over, which reads everything at once. Processor time while idle and under load. The time of a \
+               restart is from the end of one operator until the next one has applied the objects of every monitor."
             .to_owned(),
         columns: vec![
             "monitors",

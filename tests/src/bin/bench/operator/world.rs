@@ -30,6 +30,8 @@ const OPERATOR: &str = "crashmonitor-operator";
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// What a monitor more may take, on a slow machine.
 const TIMEOUT_A_MONITOR: Duration = Duration::from_secs(1);
+/// Monitors that one kubectl creates.
+const CREATED_TOGETHER: usize = 50;
 /// The kinds of which each monitor has one object.
 const KINDS: [&str; 6] =
     ["serviceaccounts", "configmaps", "services", "networkpolicies", "poddisruptionbudgets", "statefulsets"];
@@ -146,9 +148,7 @@ impl World {
         let patience = TIMEOUT + TIMEOUT_A_MONITOR * monitors;
         let resident_before = self.operator.resident_bytes();
         let begun = self.begin()?;
-        let list: Vec<Value> = (0..monitors).map(monitor).collect();
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": list});
-        self.plane.kubectl(&["apply", "--server-side", "-f", "-"], &list.to_string());
+        self.create(monitors);
         self.wait_ready(monitors, patience)?;
         let starting = self.end(begun)?;
         self.wait_looked_at(2 * monitors, patience)?;
@@ -159,15 +159,20 @@ impl World {
         let load = self.watch(seconds)?;
         let resident_max = self.operator.resident_bytes_max();
         workers.set_loaded(false);
-        let restart = self.restart(monitors, patience)?;
-        let resident_max_restarted = self.operator.resident_bytes_max();
+        // What stands still again has been told when the next operator comes.
+        self.wait_looked_at(2 * monitors, patience)?;
         let seen = &self.record.seen;
         let created = seen.created.values().min().zip(seen.created.values().max());
+        let created_seconds = created.map_or(0.0, |(first, last)| last.duration_since(*first).as_secs_f64());
+        let objects = seen.since_created(&last_of(&seen.applied));
+        let ready = seen.since_created(&seen.ready);
+        let restart = self.restart(monitors, patience)?;
+        let resident_max_restarted = self.operator.resident_bytes_max();
         Ok(Measured {
             monitors,
-            created_seconds: created.map_or(0.0, |(first, last)| last.duration_since(*first).as_secs_f64()),
-            objects: seen.since_created(&last_of(&seen.applied)),
-            ready: seen.since_created(&seen.ready),
+            created_seconds,
+            objects,
+            ready,
             starting,
             idle,
             load,
@@ -177,6 +182,17 @@ impl World {
             resident_max,
             resident_max_restarted,
         })
+    }
+
+    /// Several at a time: each kubectl sends its first requests at once and then five a second.
+    fn create(&self, monitors: u32) {
+        let all: Vec<Value> = (0..monitors).map(monitor).collect();
+        thread::scope(|scope| {
+            for some in all.chunks(CREATED_TOGETHER) {
+                let list = json!({"apiVersion": "v1", "kind": "List", "items": some}).to_string();
+                scope.spawn(move || self.plane.kubectl(&["apply", "--server-side", "-f", "-"], &list));
+            }
+        });
     }
 
     /// From here on, calls are counted.
@@ -201,14 +217,27 @@ impl World {
     }
 
     fn wait_ready(&mut self, monitors: u32, patience: Duration) -> Result<(), String> {
-        let all = usize::try_from(monitors).unwrap_or(usize::MAX);
-        let ready = try_until(patience, || {
+        self.wait_applied(monitors, patience)?;
+        self.wait_for(monitors, patience, "ready", |seen| seen.ready.len())
+    }
+
+    fn wait_applied(&mut self, monitors: u32, patience: Duration) -> Result<(), String> {
+        self.wait_for(monitors, patience, "applied", |seen| last_of(&seen.applied).len())
+    }
+
+    fn wait_for(
+        &mut self,
+        monitors: u32,
+        patience: Duration,
+        what: &str,
+        of: impl Fn(&Seen) -> usize,
+    ) -> Result<(), String> {
+        let complete = try_until(patience, || {
             self.record.read()?;
-            let seen = &self.record.seen;
-            let is_complete = seen.ready.len() == all && last_of(&seen.applied).len() == all;
-            if is_complete { Ok(()) } else { Err(format!("{} of {monitors} are ready", seen.ready.len())) }
+            let count = of(&self.record.seen);
+            if count == monitors as usize { Ok(()) } else { Err(format!("{count} of {monitors} are {what}")) }
         });
-        ready.map_err(|error| format!("{error}\n{}", self.operator.log_tail()))
+        complete.map_err(|error| format!("{error}\n{}", self.operator.log_tail()))
     }
 
     /// Waits for so many looks at monitors; each has its turn.
@@ -242,13 +271,12 @@ impl World {
         let (begun, _) = self.begin()?;
         self.operator.signal(Signal::TERM);
         self.operator.wait_exit(TIMEOUT);
+        self.record.read()?;
+        self.record.seen.applied.clear();
         self.operator = start_operator(&self.kubeconfig, &self.admin, &self.dir);
-        self.wait_leading();
-        // Its count begins at zero, as its processor time does.
-        try_until(patience, || match self.looks()? {
-            looks if looks >= f64::from(monitors) => Ok(()),
-            looks => Err(format!("{looks} of {monitors} were looked at")),
-        })?;
+        // It knows of nothing what it was when it was applied last, so it applies all once more.
+        self.wait_applied(monitors, patience)?;
+        // Its processor time begins at zero.
         self.end((begun, Duration::ZERO))
     }
 }
