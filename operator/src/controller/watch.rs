@@ -33,6 +33,10 @@ const CONCURRENCY: u16 = 16;
 /// How long a reconcile waits for the watches before it gives its place to another.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Objects of one answer to a list. They lie in memory whole, and of all kinds at once, until they are trimmed: with the usual 500
+/// that is what a start takes at most.
+const PAGE_SIZE: u32 = 50;
+
 /// What is known without asking.
 pub(super) struct Stores {
     pub(super) monitors: Store<CrashMonitor>,
@@ -95,7 +99,7 @@ pub async fn run(
 ) {
     let scope = Scope { client: common.client.clone(), namespace: namespace.map(ToString::to_string) };
     let (monitors, writer) = store();
-    let resources = watcher(scope.api::<CrashMonitor>(), watcher::Config::default())
+    let resources = watcher(scope.api::<CrashMonitor>(), watcher::Config::default().page_size(PAGE_SIZE))
         .default_backoff()
         .modify(|resource| resource.managed_fields_mut().clear())
         .reflect(writer)
@@ -192,7 +196,8 @@ impl Scope {
             + Send
             + 'static,
     {
-        let config = watcher::Config::default().labels(&format!("{MANAGED_BY}={OPERATOR}"));
+        let config = watcher::Config::default().page_size(PAGE_SIZE);
+        let config = config.labels(&format!("{MANAGED_BY}={OPERATOR}"));
         watcher(self.api::<K>(), config).default_backoff().modify(trim)
     }
 
