@@ -21,6 +21,7 @@ use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
 
 use super::owned::Owned;
 use super::{Common, Context, after_failure, reconcile, set_name};
@@ -47,12 +48,15 @@ pub(super) struct Stores {
     pub(super) services: Store<PartialObjectMeta<Service>>,
     pub(super) network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
     pub(super) disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    /// That all of them have been filled. One waits for the stores and the others for it: of several tasks that wait for the same
+    /// store, it wakes only the last.
+    pub(super) filled: OnceCell<()>,
 }
 
 impl Stores {
     /// Waits until every watch has brought all that there is. Before that, what is missing may be there.
     pub(super) async fn ready(&self) -> bool {
-        let all = async {
+        let all = self.filled.get_or_try_init(async || {
             self.monitors.wait_until_ready().await?;
             self.stateful_sets.wait_until_ready().await?;
             self.pods.store.wait_until_ready().await?;
@@ -61,7 +65,7 @@ impl Stores {
             self.services.wait_until_ready().await?;
             self.network_policies.wait_until_ready().await?;
             self.disruption_budgets.wait_until_ready().await
-        };
+        });
         matches!(tokio::time::timeout(READY_TIMEOUT, all).await, Ok(Ok(())))
     }
 
@@ -134,6 +138,7 @@ pub async fn run(
         services,
         network_policies,
         disruption_budgets,
+        filled: OnceCell::new(),
     };
     let context = Arc::new(Context::new(&common, namespace.unwrap_or("*"), stores));
     let outcomes = controller.run(reconcile, after_failure, context);
@@ -286,4 +291,53 @@ fn owner_of(object: impl Resource) -> Option<ObjectRef<CrashMonitor>> {
     let owners = object.meta().owner_references.as_deref().unwrap_or_default();
     let owner = owners.iter().find(|owner| owner.kind == "CrashMonitor")?;
     Some(ObjectRef::new(&owner.name).within(object.meta().namespace.as_deref()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::reflector::store::Writer;
+
+    use super::*;
+
+    fn fill<K>(mut writer: Writer<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + 'static,
+    {
+        for event in [watcher::Event::Init, watcher::Event::InitDone] {
+            writer.apply_watcher_event(&event);
+        }
+    }
+
+    #[tokio::test]
+    async fn all_that_wait_for_the_watches_go_on_at_once() {
+        let (monitors, m) = store();
+        let (stateful_sets, s) = store();
+        let (pods, p) = store();
+        let (service_accounts, a) = store();
+        let (config_maps, c) = store();
+        let (services, v) = store();
+        let (network_policies, n) = store();
+        let (disruption_budgets, d) = store();
+        let stores = Arc::new(Stores {
+            monitors,
+            stateful_sets,
+            pods: Owned::new(pods, set_of).0,
+            service_accounts,
+            config_maps: Owned::new(config_maps, owner_uid_of).0,
+            services,
+            network_policies,
+            disruption_budgets,
+            filled: OnceCell::new(),
+        });
+        let waits = || {
+            let stores = stores.clone();
+            tokio::spawn(async move { stores.ready().await })
+        };
+        let waiting: Vec<_> = std::iter::repeat_with(waits).take(3).collect();
+        tokio::task::yield_now().await;
+        (fill(m), fill(s), fill(p), fill(a), fill(c), fill(v), fill(n), fill(d));
+        // Those that are not told would go on when their patience is at its end.
+        let told = tokio::time::timeout(READY_TIMEOUT / 2, futures::future::try_join_all(waiting)).await;
+        assert_eq!(told.expect("some were not told").unwrap(), [true; 3]);
+    }
 }
