@@ -165,6 +165,13 @@ bench-profile: deps ## Show where a worker's time goes in a catch-up, as a flame
 	    $(TOOLS)/bin/inferno-flamegraph --title 'A worker that catches up' --deterministic \
 	    > $(or $(OUT),docs/performance)/flamegraph.svg
 
+.PHONY: bench-operator
+bench-operator: deps ## Measure the operator with few and many monitors on nodes by kwok (MONITORS=1,100,1000 SECONDS=60 OUT=docs/performance)
+	@scripts/fetch-control-plane kube-scheduler kwok
+	cargo build --release -p crashmonitor-operator -p crashmonitor-testbed --bin crashmonitor-operator --bin crashmonitor-bench
+	$(CARGO_TARGET_DIR)/release/crashmonitor-bench operator $(if $(MONITORS),--monitors $(MONITORS)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
+
 .PHONY: bench-peers
 bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers

@@ -7,6 +7,7 @@
 //!
 //! A failed reconcile is tried again after 1 s, then after twice that, up to a minute.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use crate::{rollout, workers};
 
 mod apply;
 mod finalize;
+mod owned;
 mod watch;
 
 use watch::Stores;
@@ -78,10 +80,21 @@ impl Error {
 #[derive(Default)]
 struct Kept {
     memory: Memory,
-    applied: BTreeMap<String, apply::Applied>,
+    /// By kind.
+    applied: BTreeMap<Cow<'static, str>, apply::Applied>,
     failures: u32,
-    /// The status that was written over the version of the resource beside it, until the watch brings a newer one.
-    written: Option<(String, CrashMonitorStatus)>,
+    /// Since when there have been fewer pods than there should be.
+    short_since: Option<Timestamp>,
+    said: Option<Said>,
+}
+
+/// What was said of a resource. Nobody else writes its status while this process leads.
+#[derive(Clone)]
+struct Said {
+    /// What a person reads: the status as it was written last, or found by the first look.
+    written: Arc<CrashMonitorStatus>,
+    /// What the last look saw; its totals may be ahead.
+    seen: Arc<CrashMonitorStatus>,
 }
 
 /// What all controllers of the process share.
@@ -225,11 +238,10 @@ async fn keep_running(resource: &CrashMonitor, context: &Context) -> Result<Acti
     let answers = workers::ask(&pods).await;
     let hindrances = hindrances(resource, &pods, set.as_deref(), now, context).await;
     let uid = uid(resource);
-    let version = resource.resource_version().unwrap_or_default();
-    let stored = resource.status.clone().unwrap_or_default();
-    let (memory, previous) = context.with_kept(&uid, |kept| {
-        let newer = kept.written.as_ref().filter(|(over, _)| *over == version);
-        (kept.memory, newer.map_or(stored, |(_, written)| written.clone()))
+    let (memory, said) = context.with_kept(&uid, |kept| (kept.memory, kept.said.clone()));
+    let said = said.unwrap_or_else(|| {
+        let stored = Arc::new(resource.status.clone().unwrap_or_default());
+        Said { written: stored.clone(), seen: stored }
     });
     let facts = Facts {
         name: &resource.name_any(),
@@ -241,17 +253,27 @@ async fn keep_running(resource: &CrashMonitor, context: &Context) -> Result<Acti
         pods: &pods,
         hindrances: &hindrances,
         answers: &answers,
-        previous: &previous,
+        previous: &said.seen,
         memory,
         now,
     };
     let (next, memory) = status::summarise(&facts);
+    let next = Arc::new(next);
     context.with_kept(&uid, |kept| kept.memory = memory);
-    if status::write(&previous, &next, now) == Write::Now {
-        write_status(resource, &next, context).await?;
-        context.with_kept(&uid, |kept| kept.written = Some((version, next.clone())));
-        context.tell(&resource.object_ref(&()), events::between(&previous, &next)).await;
-    }
+    let Said { written, seen } = said;
+    let said = match status::write(&written, &next, now) {
+        Write::Now => {
+            write_status(resource, &next, context).await?;
+            let events = events::between(&written, &next);
+            let said = Said { written: next.clone(), seen: next.clone() };
+            context.with_kept(&uid, |kept| kept.said = Some(said.clone()));
+            context.tell(&resource.object_ref(&()), events).await;
+            said
+        }
+        Write::Later => Said { written, seen: next.clone() },
+        Write::Never => Said { written, seen },
+    };
+    context.with_kept(&uid, |kept| kept.said = Some(said));
     if let Some(set) = &set {
         clean_up(resource, set, &pods, now, context).await?;
     }
@@ -333,7 +355,7 @@ where
     Api::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default())
 }
 
-/// Asks the cluster's events why a pod waits for its volumes, or why there is none; only when one does.
+/// Asks the cluster's events why a pod waits for its volumes, or why there is none; only when that has lasted.
 async fn hindrances(
     resource: &CrashMonitor,
     pods: &[Arc<Pod>],
@@ -347,7 +369,11 @@ async fn hindrances(
     asked.truncate(1);
     let wanted = set.and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
     let is_short = usize::try_from(wanted).is_ok_and(|wanted| pods.len() < wanted);
-    if let Some(set) = set.filter(|_| is_short) {
+    let short_since = context.with_kept(&uid(resource), |kept| {
+        kept.short_since = is_short.then(|| kept.short_since.unwrap_or(now));
+        kept.short_since
+    });
+    if let Some(set) = set.filter(|_| status::pods::are_missing(short_since, now)) {
         asked.push((set.name_any(), set.uid(), "FailedCreate"));
     }
     // What was told before the last pod came is over.

@@ -8,6 +8,8 @@
 //! - Totals go on over restarts of workers: what a process has counted since it was looked at last is added to what
 //!   the status says already. What it counts between the last look and its death is missing, so they are lower bounds.
 //! - Lag is rounded to two digits, ages to steps, so that a status does not change without need.
+//! - With very many monitors, statuses are most of what the operator writes, and each is stored and sent to all who watch. So
+//!   figures that merely go on wait for a while, and those that have become quite other ones do not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,10 +30,18 @@ pub mod pods;
 pub use conditions::find;
 use pods::Fleet;
 
-/// Figures alone are written no more often than this.
-const FIGURES_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
-/// Event time that merely goes on is written no more often than this.
-const CLOCK_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// Figures that have become quite other ones are written no more often than this.
+const JUMP_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
+/// Figures that merely go on are written no more often than this.
+const FIGURES_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// Where nothing but the time of the snapshots changes, it is written no more often than this.
+const CHECKPOINT_INTERVAL: SignedDuration = SignedDuration::from_secs(300);
+/// Below this, a lag in records says nothing: a worker that keeps up has as many before it from one look to the next.
+const LAG_NOISE: i64 = 10_000;
+/// The same of a lag in seconds.
+const LAG_SECONDS_NOISE: i64 = 10;
+/// The same of a snapshot's age: it grows and begins anew all the time.
+const AGE_SECONDS_NOISE: i64 = 120;
 /// What a person reads must fit on a screen.
 const MESSAGE_LENGTH_MAX: usize = 900;
 
@@ -55,7 +65,7 @@ pub struct Facts<'a> {
     pub hindrances: &'a BTreeMap<String, String>,
     /// What the workers answered, by pod; none from those that did not.
     pub answers: &'a BTreeMap<String, Answer>,
-    /// What was said before.
+    /// What was said before, with the totals of the last look.
     pub previous: &'a CrashMonitorStatus,
     /// What was remembered before.
     pub memory: Memory,
@@ -93,24 +103,46 @@ fn remember(status: &CrashMonitorStatus, facts: &Facts<'_>) -> Memory {
 pub enum Write {
     /// Something that matters has changed, or figures have and it is time.
     Now,
-    /// Only figures have changed, and the last ones are young.
+    /// Only figures have changed, and the last ones are young enough.
     Later,
     /// Nothing has changed.
     Never,
 }
 
 /// Compares a status with the one that is stored.
-pub fn write(previous: &CrashMonitorStatus, next: &CrashMonitorStatus, now: Timestamp) -> Write {
-    if without_figures(previous) != without_figures(next) {
+pub fn write(written: &CrashMonitorStatus, next: &CrashMonitorStatus, now: Timestamp) -> Write {
+    if without_figures(written) != without_figures(next) {
         return Write::Now;
     }
-    let age = previous.lag.as_ref().map_or(SignedDuration::MAX, |lag| now.duration_since(lag.observed_at.0));
+    let age = written.lag.as_ref().map_or(SignedDuration::MAX, |lag| now.duration_since(lag.observed_at.0));
     let due = |interval| if age >= interval { Write::Now } else { Write::Later };
-    if without_clock(previous) != without_clock(next) {
+    if have_jumped(written, next) {
+        return due(JUMP_INTERVAL);
+    }
+    if without_checkpoint(written) != without_checkpoint(next) {
         return due(FIGURES_INTERVAL);
     }
-    let time = |status: &CrashMonitorStatus| status.watermark.as_ref().map(|watermark| watermark.time.0);
-    if time(previous) == time(next) { Write::Never } else { due(CLOCK_INTERVAL) }
+    if written.checkpoint == next.checkpoint { Write::Never } else { due(CHECKPOINT_INTERVAL) }
+}
+
+/// Whether a person would take the figures for quite other ones: another reason why event time is held, or a number that is
+/// more than twice as high or half as low, beyond what it is anyway from look to look.
+fn have_jumped(before: &CrashMonitorStatus, next: &CrashMonitorStatus) -> bool {
+    let differ = |of: fn(&CrashMonitorStatus) -> Option<i64>, noise: i64| {
+        let (one, other) = (of(before).unwrap_or(0), of(next).unwrap_or(0));
+        let (low, high) = (one.min(other), one.max(other));
+        high > noise && high / 2 >= low
+    };
+    let reason = |status: &CrashMonitorStatus| {
+        Some(status.watermark.as_ref()?.held_by.as_ref().map(|held_by| held_by.reason.clone()))
+    };
+    reason(before) != reason(next)
+        || differ(|status| Some(status.lag.as_ref()?.total), LAG_NOISE)
+        || differ(|status| status.watermark.as_ref()?.lag_seconds, LAG_SECONDS_NOISE)
+        || differ(|status| Some(status.checkpoint.as_ref()?.age_seconds), AGE_SECONDS_NOISE)
+        || differ(|status| Some(status.late_records?.dropped), 0)
+        || differ(|status| status.dead_letters, 0)
+        || differ(|status| Some(status.results?.emitted), 0)
 }
 
 fn without_figures(status: &CrashMonitorStatus) -> CrashMonitorStatus {
@@ -123,16 +155,12 @@ fn without_figures(status: &CrashMonitorStatus) -> CrashMonitorStatus {
     rest
 }
 
-fn without_clock(status: &CrashMonitorStatus) -> CrashMonitorStatus {
+/// Nor the time at which the figures were taken: that alone is no change.
+fn without_checkpoint(status: &CrashMonitorStatus) -> CrashMonitorStatus {
     let mut rest = status.clone();
+    rest.checkpoint = None;
     if let Some(lag) = &mut rest.lag {
         lag.observed_at.0 = Timestamp::UNIX_EPOCH;
-    }
-    if let Some(watermark) = &mut rest.watermark {
-        watermark.time.0 = Timestamp::UNIX_EPOCH;
-    }
-    if let Some(checkpoint) = &mut rest.checkpoint {
-        checkpoint.last_time.0 = Timestamp::UNIX_EPOCH;
     }
     rest
 }

@@ -5,6 +5,7 @@
 use crashmonitor_core::status::{DataLoss, HoldReason, Holder};
 use crashmonitor_operator::api::{CrashMonitorStatus, DesiredState};
 use crashmonitor_operator::events;
+use crashmonitor_operator::status::pods::are_missing;
 use crashmonitor_operator::status::{Write, write};
 use serde_json::json;
 use world::World;
@@ -465,6 +466,57 @@ fn figures_wait_and_changes_do_not() {
     world.container(0, json!({"running": {}}));
     let (next, _) = world.summary();
     assert_eq!(write(&world.status, &next, world.now), Write::Now);
+}
+
+#[test]
+fn figures_that_go_on_wait_longer_than_those_that_jump() {
+    let mut world = World::running(1);
+    world.answer(0).totals.results = 100;
+    world.look();
+    let after = |world: &mut World, seconds: i64| {
+        world.pass(seconds);
+        world.advance();
+        write(&world.status, &world.summary().0, world.now)
+    };
+    world.answer(0).totals.results = 120;
+    world.answer(0).input.get_mut(&0).unwrap().lag = 900;
+    assert_eq!(after(&mut world, 30), Write::Later);
+    assert_eq!(after(&mut world, 30), Write::Now);
+    world.look();
+    world.answer(0).input.get_mut(&0).unwrap().lag = 20_000;
+    assert_eq!(after(&mut world, 5), Write::Later);
+    assert_eq!(after(&mut world, 5), Write::Now);
+    world.look();
+    world.answer(0).totals.results = 300;
+    assert_eq!(after(&mut world, 10), Write::Now);
+}
+
+#[test]
+fn the_time_of_snapshots_alone_waits_longest() {
+    let mut world = World::running(1);
+    for partition in world.answer(0).aggregate.values_mut() {
+        partition.holder = Some(Holder { partition: Some(1), reason: HoldReason::Idle });
+    }
+    world.look();
+    let after = |world: &mut World, seconds: i64, age_seconds: i64| {
+        world.pass(seconds);
+        let stored_ms = world.now.as_millisecond() - age_seconds * 1000;
+        for partition in world.answer(0).aggregate.values_mut() {
+            partition.last_checkpoint_ms = Some(stored_ms);
+        }
+        write(&world.status, &world.summary().0, world.now)
+    };
+    assert_eq!(after(&mut world, 150, 20), Write::Later);
+    assert_eq!(after(&mut world, 0, 150), Write::Now, "they have stopped");
+    assert_eq!(after(&mut world, 150, 20), Write::Now);
+}
+
+#[test]
+fn missing_pods_are_worth_a_question_after_a_while() {
+    let now: jiff::Timestamp = world::START.parse().unwrap();
+    let since = |seconds: i64| Some(now - jiff::SignedDuration::from_secs(seconds));
+    assert!(!are_missing(None, now) && !are_missing(since(5), now));
+    assert!(are_missing(since(11), now));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 # shellcheck shell=bash disable=SC2154 # common.sh sets them
 
 tools_bin=$cache/tools/bin
+# Not in go.mod with the others: all of them would be compiled anew with what it lifts.
+kwok_version=v0.7.0
 
 # use_tools NAME...: makes each of them callable.
 use_tools() {
@@ -14,25 +16,31 @@ use_tools() {
         kube-apiserver) use_tool "$name" k8s.io/kubernetes k8s.io/kubernetes/cmd/kube-apiserver "about 6 minutes" ;;
         kube-controller-manager)
             use_tool "$name" k8s.io/kubernetes k8s.io/kubernetes/cmd/kube-controller-manager "about 4 minutes" ;;
+        kube-scheduler) use_tool "$name" k8s.io/kubernetes k8s.io/kubernetes/cmd/kube-scheduler "about 4 minutes" ;;
         etcd) use_tool etcd go.etcd.io/etcd/server/v3 go.etcd.io/etcd/server/v3 "about 1 minute" server ;;
         kind) use_tool kind sigs.k8s.io/kind sigs.k8s.io/kind "some seconds" ;;
+        kwok) use_tool kwok "sigs.k8s.io/kwok@$kwok_version" sigs.k8s.io/kwok/cmd/kwok "about 2 minutes" ;;
         *) die "no tool is called $name" ;;
         esac
     done
 }
 
-# use_tool NAME MODULE PACKAGE HOW_LONG [FILE]: FILE is what go calls it, if not NAME.
+# use_tool NAME MODULE PACKAGE HOW_LONG [FILE]: FILE is what go calls it, if not NAME. MODULE@VERSION is built by itself, with
+# what its own go.mod names; Go's checksum database vouches for it.
 use_tool() {
     case ":$PATH:" in *":$tools_bin:"*) ;; *) export PATH=$PATH:$tools_bin ;; esac
     has "$1" && return
     local version target work
-    version=$(module_version "$2")
+    case $2 in *@*) version=${2#*@} ;; *) version=$(module_version "$2") ;; esac
     target=$cache/tools/$1-$version
     if ! [ -x "$target/$1" ]; then
         say "building $1 $version ($4 the first time)"
         mkdir -p "$cache/tools"
         work=$(mktemp -d "$cache/tools/.$1-XXXXXX")
-        "$root/tests/kind-node/go-build" "$work" "$3"
+        case $2 in
+        *@*) GOBIN=$work CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$3@$version" </dev/null ;;
+        *) "$root/tests/kind-node/go-build" "$work" "$3" ;;
+        esac
         [ -z "${5:-}" ] || mv "$work/$5" "$work/$1"
         # Somebody else may have finished first: their result is as good as ours.
         mv --no-target-directory "$work" "$target" 2>/dev/null || rm -rf "$work"

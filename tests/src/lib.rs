@@ -7,6 +7,7 @@
 //!
 //! Everything here is for tests, so what fails panics with the reason and the end of the service's log.
 
+pub mod audit;
 pub mod certificates;
 pub mod cluster;
 pub mod control_plane;

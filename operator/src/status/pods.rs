@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Facts, line};
 
-/// A pod that has waited this long for its volumes is worth a look at the cluster's events.
+/// A pod that has waited this long for its volumes, or to be made, is worth a look at the cluster's events.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 /// A change of readiness within this time of the start is the start itself.
 const START_SPAN: SignedDuration = SignedDuration::from_secs(10);
@@ -141,6 +141,12 @@ pub fn waits_for_volumes(pod: &Pod, now: Timestamp) -> bool {
     let created = pod.metadata.creation_timestamp.as_ref();
     let is_old = created.is_some_and(|created| now.duration_since(created.0) > PATIENCE);
     is_pending && is_scheduled && is_creating && is_old && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether pods have been missing for so long that the cluster's events should be asked why: the controller of StatefulSets
+/// takes a moment for each of them.
+pub fn are_missing(since: Option<Timestamp>, now: Timestamp) -> bool {
+    since.is_some_and(|since| now.duration_since(since) > PATIENCE)
 }
 
 fn problem_of(pod: &Pod, hindrance: Option<&str>) -> Option<Problem> {

@@ -129,6 +129,30 @@ fn more_workers_than_partitions_are_no_error() {
 }
 
 #[test]
+fn what_somebody_else_made_is_not_taken_over_and_what_is_ours_is_kept() {
+    let resource = resource("taken", 1);
+    resource.monitor.create_input(1);
+    let (namespace, account) = (&resource.namespace, format!("{}-worker", resource.name()));
+    namespace.kubectl(&["create", "serviceaccount", &account]);
+    let before = namespace.get_json(&["serviceaccount", &account]);
+    assert_wrong(&resource, "Refused", &[&format!("ServiceAccount {account}"), "belongs to somebody else"]);
+    assert_eq!(namespace.get_json(&["serviceaccount", &account]), before);
+
+    // A person makes room.
+    namespace.kubectl(&["delete", "serviceaccount", &account]);
+    resource.await_condition("Degraded", "False");
+    // Labels count in no generation; without this one, the operator does not see the object any more.
+    for label in ["app.kubernetes.io/part-of", "app.kubernetes.io/managed-by"] {
+        namespace.kubectl(&["label", "statefulset", &account, &format!("{label}-")]);
+        until(&format!("the label {label} to be back"), READY_TIMEOUT, || {
+            let set = namespace.get_json(&["statefulset", &account]);
+            let found = set["metadata"]["labels"][label].as_str().map(str::to_owned);
+            found.ok_or_else(|| set["metadata"]["labels"].to_string())
+        });
+    }
+}
+
+#[test]
 fn what_the_api_server_can_refuse_never_takes_down_what_runs() {
     let resource = resource("refused", 1);
     resource.monitor.create_input(1);

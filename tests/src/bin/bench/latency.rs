@@ -21,7 +21,7 @@ use crashmonitor_testbed::show::{self, watch};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::page::{Page, Section};
+use super::page::{self, Page, Section};
 use super::plot::{Panel, Plot, Series, Spread};
 
 /// Of the load, one record in 200 has the word, and half of these count.
@@ -88,8 +88,13 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
         plot,
     };
     println!("\n{}", section.table());
-    let page =
-        Page { name: "latency", title: "Latency", command: "make bench-latency", sections: vec![section] };
+    let page = Page {
+        name: "latency",
+        title: "Latency",
+        command: "make bench-latency",
+        beside: page::kafka(),
+        sections: vec![section],
+    };
     page.write(out)
 }
 

@@ -1,4 +1,4 @@
-//! Measures the worker on this machine: `make bench`.
+//! Measures the worker and the operator on this machine: `make bench` and the like.
 //!
 //! Responsible for the figures of a catch-up (a long topic is read from its beginning to its end) and of a steady load:
 //! rate, processor time, memory, and whether every result was right; and of the same catch-up done by its peers. Must
@@ -20,15 +20,17 @@
 //! - *Recovery* (`make bench-recovery`): from `kill -9` to the next result, and to having very many counts, see `recovery`.
 //! - *Scale* (`make bench-scale`): the catch-up over workers, partitions, users, crashes and record sizes, see `scale`.
 //! - *Network* (`make bench-network`): the catch-up by workers behind links of limited bandwidth, see `network`.
-//!
-//! What is named in place of the first ones leaves a page with a table, and a plot beside it.
+//! - *Operator* (`make bench-operator`): with one monitor and with very many, see `operator`.
 //! - *Profile* (`make bench-profile`): where the time of a worker goes meanwhile, see `profile`.
+//!
+//! What is named in place of the first ones leaves a page with a table, and a plot beside it; the profile a picture.
 //!
 //! Medians with the lowest and the highest of all runs. Other work on the machine makes them worse, never better.
 
 mod catch_up;
 mod latency;
 mod network;
+mod operator;
 mod page;
 mod peers;
 mod plot;
@@ -41,7 +43,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Measures the worker on this machine: a catch-up and a steady load, unless something else is named.
+/// Measures the worker on this machine, by a catch-up and a steady load, unless something else is named.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Options {
@@ -99,6 +101,13 @@ enum What {
         #[command(flatten)]
         out: Out,
     },
+    /// The operator with few and with very many monitors.
+    Operator {
+        #[command(flatten)]
+        what: operator::What,
+        #[command(flatten)]
+        out: Out,
+    },
 }
 
 #[derive(clap::Args)]
@@ -116,6 +125,7 @@ fn run(options: &Options) -> Result<(), String> {
             What::Network { what, out } => network::run(what, &out.out),
             What::Profile { what } => profile::run(what),
             What::Scale { what, out } => scale::run(what, &out.out),
+            What::Operator { what, out } => operator::run(what, &out.out),
         };
     }
     if !options.peers.is_empty() {

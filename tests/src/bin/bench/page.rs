@@ -18,6 +18,8 @@ pub struct Page<'a> {
     pub title: &'a str,
     /// What measured it, such as `make bench-latency`.
     pub command: &'a str,
+    /// What ran on the same processors, with its version.
+    pub beside: String,
     /// What is on it.
     pub sections: Vec<Section>,
 }
@@ -62,11 +64,11 @@ impl Page<'_> {
             ""
         };
         format!(
-            "Measured by `{}` on {}; CrashMonitor {}, Kafka {} on the same cores.{build}",
+            "Measured by `{}` on {}; CrashMonitor {}, {} on the same cores.{build}",
             self.command,
             machine(),
             env!("CARGO_PKG_VERSION"),
-            kafka::VERSION
+            self.beside
         )
     }
 }
@@ -80,6 +82,11 @@ impl Section {
         let rows: String = self.rows.iter().map(|row| line(row)).collect();
         line(&heads) + &rule + &rows
     }
+}
+
+/// Kafka, as what runs beside the worker.
+pub fn kafka() -> String {
+    format!("Kafka {}", kafka::VERSION)
 }
 
 /// The machine, by what the kernel says of it.
@@ -120,6 +127,7 @@ mod tests {
             name: "latency",
             title: "Latency",
             command: "make bench-latency",
+            beside: "Kafka 4".to_owned(),
             sections: vec![section],
         };
         let dir = tempfile::tempdir().unwrap();

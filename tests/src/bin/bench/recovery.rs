@@ -39,7 +39,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::page::{Page, Section};
+use super::page::{self, Page, Section};
 use super::plot::{Panel, Plot, Series, Spread};
 
 const PARTITIONS: i32 = 4;
@@ -125,7 +125,8 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
         sections.push(restored_section(&what.pairs, &restored));
     }
     sections.iter().for_each(|section| println!("\n{}", section.table()));
-    Page { name: "recovery", title: "Recovery", command: "make bench-recovery", sections }.write(out)
+    let beside = page::kafka();
+    Page { name: "recovery", title: "Recovery", command: "make bench-recovery", beside, sections }.write(out)
 }
 
 /// A monitor with the worker's own defaults wherever the test bed has others.

@@ -19,7 +19,7 @@ use crashmonitor_testbed::Kafka;
 use std::path::Path;
 
 use super::catch_up::{Figures, Shape, Topic, fill, row};
-use super::page::{Page, Section};
+use super::page::{self, Page, Section};
 use super::plot::{Panel, Plot, Series, Spread};
 
 /// Where there are very many crashes, this part of the records is enough.
@@ -106,7 +106,8 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
         println!("\n{}", section.table());
         sections.push(section);
     }
-    Page { name: "scale", title: "Scale", command: "make bench-scale", sections }.write(out)
+    let beside = page::kafka();
+    Page { name: "scale", title: "Scale", command: "make bench-scale", beside, sections }.write(out)
 }
 
 fn dimensions(what: &What) -> [Dimension; 5] {
