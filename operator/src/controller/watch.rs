@@ -335,7 +335,14 @@ mod tests {
         };
         let waiting: Vec<_> = std::iter::repeat_with(waits).take(3).collect();
         tokio::task::yield_now().await;
-        (fill(m), fill(s), fill(p), fill(a), fill(c), fill(v), fill(n), fill(d));
+        fill(m);
+        fill(s);
+        fill(p);
+        fill(a);
+        fill(c);
+        fill(v);
+        fill(n);
+        fill(d);
         // Those that are not told would go on when their patience is at its end.
         let told = tokio::time::timeout(READY_TIMEOUT / 2, futures::future::try_join_all(waiting)).await;
         assert_eq!(told.expect("some were not told").unwrap(), [true; 3]);

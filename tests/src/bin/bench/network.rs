@@ -17,7 +17,7 @@ use crashmonitor_testbed::{Kafka, Worker};
 use std::path::Path;
 
 use super::catch_up::{Figures, Shape, Topic, fill, row};
-use super::page::{Page, Section};
+use super::page::{self, Page, Section};
 use super::plot::{Panel, Plot, Series, Spread};
 
 /// As many as the standard load has partitions.
@@ -78,8 +78,14 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
     }
     let section = section(what, &measured);
     println!("\n{}", section.table());
-    Page { name: "network", title: "Network", command: "make bench-network", sections: vec![section] }
-        .write(out)
+    Page {
+        name: "network",
+        title: "Network",
+        command: "make bench-network",
+        beside: page::kafka(),
+        sections: vec![section],
+    }
+    .write(out)
 }
 
 fn once(topic: &Topic, namespaces: &[Namespace], megabits: u32, number: u64) -> Result<Run, String> {

@@ -16,7 +16,7 @@ const PERF: &str = "--freq 499 --call-graph dwarf,4096 --quiet";
 #[derive(clap::Args)]
 pub struct What {
     /// Records of the load.
-    #[arg(long, default_value_t = 20_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     records: u64,
     /// The file that `perf record` writes.
     #[arg(long, value_name = "FILE")]
