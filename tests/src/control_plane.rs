@@ -268,8 +268,9 @@ fn start_etcd(dir: &Dir, client: &Port, peer: &Port) -> Process {
     Process::spawn("etcd", &command, &dir.path().join("etcd.log"))
 }
 
-fn is_ready(node: &Value) -> bool {
-    let conditions = node["status"]["conditions"].as_array();
+/// Whether an object's status has the condition `Ready`.
+pub fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
     conditions
         .into_iter()
         .flatten()

@@ -28,8 +28,8 @@ pub struct Network {
 /// A namespace whose only way out is a link to the bridge.
 #[derive(Debug)]
 pub struct Namespace {
+    /// Of the link's end at the bridge, too.
     name: String,
-    link: String,
 }
 
 /// Bytes that went over a link, with the headers of Ethernet and all above.
@@ -44,20 +44,18 @@ pub struct Traffic {
 impl Network {
     /// Makes the bridge and so many namespaces, at most 100.
     pub fn new(namespaces: u8) -> Result<Network, String> {
-        // Dropped if something fails from here on.
-        let mut network = Network { namespaces: Vec::new() };
         if exists(BRIDGE) {
-            std::mem::forget(network);
             return Err(format!(
                 "{BRIDGE} is there: another network is in use, or `ip link delete {BRIDGE}`"
             ));
         }
+        // Dropped if something fails from here on.
+        let mut network = Network { namespaces: Vec::new() };
         ip(&format!("link add {BRIDGE} type bridge"))?;
         ip(&format!("address add {HOST}/{PREFIX_LENGTH} dev {BRIDGE}"))?;
         ip(&format!("link set {BRIDGE} up"))?;
         for number in 0..namespaces {
-            let namespace =
-                Namespace { name: format!("crashmon-{number}"), link: format!("crashmon-{number}") };
+            let namespace = Namespace { name: format!("crashmon-{number}") };
             ip(&format!("netns add {}", namespace.name))?;
             network.namespaces.push(namespace);
             network.namespaces[usize::from(number)].connect(number)?;
@@ -85,14 +83,14 @@ impl Namespace {
     /// Lets its link carry so much in each direction, in Mbit/s.
     pub fn limit(&self, megabits: u32) -> Result<(), String> {
         let filter = format!("root tbf rate {megabits}mbit burst {BURST} latency {QUEUE}");
-        tc(&format!("qdisc replace dev {} {filter}", self.link))?;
+        tc(&format!("qdisc replace dev {} {filter}", self.name))?;
         ip(&format!("netns exec {} tc qdisc replace dev eth0 {filter}", self.name))
     }
 
     /// What went over its link so far.
     pub fn traffic(&self) -> Result<Traffic, String> {
         let count = |what: &str| {
-            let file = format!("/sys/class/net/{}/statistics/{what}", self.link);
+            let file = format!("/sys/class/net/{}/statistics/{what}", self.name);
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
             text.trim().parse().map_err(|error| format!("{file}: {error}"))
         };
@@ -101,11 +99,11 @@ impl Namespace {
     }
 
     fn connect(&self, number: u8) -> Result<(), String> {
-        let Namespace { name, link } = self;
+        let name = &self.name;
         let [a, b, c, first] = HOST.octets();
         let address = Ipv4Addr::new(a, b, c, first + 1 + number);
-        ip(&format!("link add {link} type veth peer name eth0 netns {name}"))?;
-        ip(&format!("link set {link} master {BRIDGE} up"))?;
+        ip(&format!("link add {name} type veth peer name eth0 netns {name}"))?;
+        ip(&format!("link set {name} master {BRIDGE} up"))?;
         ip(&format!("-n {name} address add {address}/{PREFIX_LENGTH} dev eth0"))?;
         ip(&format!("-n {name} link set eth0 up"))?;
         ip(&format!("-n {name} link set lo up"))

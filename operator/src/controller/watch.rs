@@ -14,6 +14,7 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, PodTemplateSpec, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Config};
 use kube::runtime::reflector::{ObjectRef, Store, store};
@@ -158,6 +159,29 @@ struct Scope {
     namespace: Option<String>,
 }
 
+/// What can be watched here.
+trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + DeserializeOwned
+    + Clone
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + DeserializeOwned
+        + Clone
+        + Debug
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 impl Scope {
     fn api<K>(&self) -> Api<K>
     where
@@ -176,37 +200,27 @@ impl Scope {
     ) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K, F>)
     where
         F: FnMut(&mut K) + Send + 'static,
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Watched,
     {
         let (reader, writer) = store();
         (reader, self.changes(trim).reflect(writer).touched_objects())
     }
 
+    /// What happens to what the operator made of a kind.
     fn changes<K, F>(
         &self,
         trim: F,
     ) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static + use<K, F>
     where
         F: FnMut(&mut K) + Send + 'static,
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + 'static,
+        K: Watched,
     {
         let config = watcher::Config::default().page_size(PAGE_SIZE);
         let config = config.labels(&format!("{MANAGED_BY}={OPERATOR}"));
         watcher(self.api::<K>(), config).default_backoff().modify(trim)
     }
 
-    /// The same, for objects of which an owner may have many: it finds its own by what `owner_of` calls it.
+    /// As [`Scope::watch`], for objects of which an owner may have many: it finds its own by what `owner_of` calls it.
     fn watch_owned<K, F>(
         &self,
         trim: F,
@@ -214,13 +228,7 @@ impl Scope {
     ) -> (Owned<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K, F>)
     where
         F: FnMut(&mut K) + Send + 'static,
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Watched,
     {
         let (reader, writer) = store();
         let (owned, mut account) = Owned::new(reader, owner_of);
@@ -228,7 +236,7 @@ impl Scope {
         (owned, changes.touched_objects())
     }
 
-    /// The same, without anything but the metadata.
+    /// As [`Scope::watch`], without anything but the metadata.
     fn watch_metadata<K>(
         &self,
     ) -> (
@@ -277,9 +285,13 @@ fn in_namespace(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
 
+/// The monitor to which an object belongs.
+fn monitor_among_owners(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    metadata.owner_references.as_deref()?.iter().find(|owner| owner.kind == "CrashMonitor")
+}
+
 fn owner_uid_of(object: &impl Resource) -> Option<String> {
-    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
-    Some(owners.iter().find(|owner| owner.kind == "CrashMonitor")?.uid.clone())
+    Some(monitor_among_owners(object.meta())?.uid.clone())
 }
 
 fn monitor_of(pod: Pod) -> Option<ObjectRef<CrashMonitor>> {
@@ -288,8 +300,7 @@ fn monitor_of(pod: Pod) -> Option<ObjectRef<CrashMonitor>> {
 }
 
 fn owner_of(object: impl Resource) -> Option<ObjectRef<CrashMonitor>> {
-    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
-    let owner = owners.iter().find(|owner| owner.kind == "CrashMonitor")?;
+    let owner = monitor_among_owners(object.meta())?;
     Some(ObjectRef::new(&owner.name).within(object.meta().namespace.as_deref()?))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Responsible for the runs and their table. Must never start two runs at once.
 
+use clap::Args;
 use crashmonitor_bench::oracle::{Alert, Counts, compare, parse_alert};
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::monitor::Monitor;
@@ -25,6 +26,17 @@ const COMPILING_MAX: f64 = 0.04;
 const WARM_UP_ROUNDS_MAX: u64 = 12;
 /// A run that takes longer has failed.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How much is read, and how often, where a catch-up is measured at several points.
+#[derive(Args)]
+pub(super) struct Amount {
+    /// Records of the standard load.
+    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    pub(super) records: u64,
+    /// Runs of each point.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) runs: u64,
+}
 
 /// What reads the topic.
 #[derive(Clone, Copy, PartialEq, Eq)]

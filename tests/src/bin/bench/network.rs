@@ -16,7 +16,7 @@ use crashmonitor_testbed::network::{Namespace, Network, Traffic};
 use crashmonitor_testbed::{Kafka, Worker};
 use std::path::Path;
 
-use super::catch_up::{Figures, Shape, Topic, fill, row};
+use super::catch_up::{Amount, Figures, Shape, Topic, fill, row};
 use super::page::{self, Page, Section};
 use super::plot::{Panel, Plot, Series, Spread};
 
@@ -26,12 +26,8 @@ const WORKERS_MAX: u8 = 4;
 /// What to measure.
 #[derive(Args)]
 pub struct What {
-    /// Records of the load.
-    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
-    records: u64,
-    /// Runs of each point.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    runs: u64,
+    #[command(flatten)]
+    amount: Amount,
     /// Workers that share the load.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4", value_parser = clap::value_parser!(u8).range(1..=i64::from(WORKERS_MAX)))]
     workers: Vec<u8>,
@@ -61,18 +57,21 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
         // The workers start at once, and are to be given their partitions once.
         .property("group.initial.rebalance.delay.ms", "3000")
         .start();
-    let topic = fill(&kafka, "network", Shape::standard(what.records))?;
+    let topic = fill(&kafka, "network", Shape::standard(what.amount.records))?;
     topic.warm_up()?;
     let points = what.megabits.iter();
     let points =
         points.flat_map(|&megabits| what.workers.iter().map(move |&workers| Point { megabits, workers }));
     let mut measured: Vec<(Point, Vec<Run>)> = points.map(|point| (point, Vec::new())).collect();
-    for number in 0..what.runs {
+    for number in 0..what.amount.runs {
         for (point, runs) in &mut measured {
             let namespaces = &network.namespaces()[..usize::from(point.workers)];
             let run = once(&topic, namespaces, point.megabits, number)?;
             let Point { megabits, workers } = point;
-            println!("  run {number}, {workers} x {megabits} Mbit/s: {}", row(&run.figures, what.records));
+            println!(
+                "  run {number}, {workers} x {megabits} Mbit/s: {}",
+                row(&run.figures, what.amount.records)
+            );
             runs.push(run);
         }
     }
@@ -110,7 +109,7 @@ fn traffic(namespaces: &[Namespace]) -> Result<Traffic, String> {
 }
 
 fn section(what: &What, measured: &[(Point, Vec<Run>)]) -> Section {
-    let records = what.records as f64;
+    let records = what.amount.records as f64;
     let rate = |runs: &[Run]| Spread::of(runs.iter().map(|run| records / 1e6 / run.figures.seconds));
     let bytes = |runs: &[Run]| Spread::of(runs.iter().map(|run| run.traffic.received as f64 / records));
     let sent = |runs: &[Run]| Spread::of(runs.iter().map(|run| run.traffic.sent as f64 / records));
@@ -144,7 +143,7 @@ fn section(what: &What, measured: &[(Point, Vec<Run>)]) -> Section {
             "Each worker in a network namespace of its own, behind a link of this bandwidth; Kafka outside. Medians of {} runs with the \
              lowest and the highest; all results were right. The model is *W·bandwidth/b*, which holds until the processors are \
              busy: here all workers and Kafka share them.",
-            what.runs
+            what.amount.runs
         ),
         columns: vec![
             "Mbit/s of each link",

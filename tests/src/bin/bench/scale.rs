@@ -18,7 +18,7 @@ use crashmonitor_bench::text::grouped;
 use crashmonitor_testbed::Kafka;
 use std::path::Path;
 
-use super::catch_up::{Figures, Shape, Topic, fill, row};
+use super::catch_up::{Amount, Figures, Shape, Topic, fill, row};
 use super::page::{self, Page, Section};
 use super::plot::{Panel, Plot, Series, Spread};
 
@@ -35,12 +35,8 @@ const FEW_USERS: u32 = 100;
 /// What to measure.
 #[derive(Args)]
 pub struct What {
-    /// Records of the standard load.
-    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
-    records: u64,
-    /// Runs of each point.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    runs: u64,
+    #[command(flatten)]
+    amount: Amount,
     /// Workers that share the load; at most as many as the standard load has partitions.
     #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "1,2,4", value_parser = clap::value_parser!(u64).range(1..=4))]
     workers: Vec<u64>,
@@ -101,7 +97,7 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
     let mut sections = Vec::new();
     for dimension in dimensions(what).iter().filter(|dimension| !dimension.points.is_empty()) {
         println!("scale: {}", dimension.heading);
-        let measured = measure(&kafka, dimension, what.runs)?;
+        let measured = measure(&kafka, dimension, what.amount.runs)?;
         let section = section(dimension, &measured);
         println!("\n{}", section.table());
         sections.push(section);
@@ -111,8 +107,8 @@ pub fn run(what: &What, out: &Path) -> Result<(), String> {
 }
 
 fn dimensions(what: &What) -> [Dimension; 5] {
-    let standard = || Shape::standard(what.records);
-    let heavy = || Shape { one_in: 1, records: what.records / HEAVY_PART, ..standard() };
+    let standard = || Shape::standard(what.amount.records);
+    let heavy = || Shape { one_in: 1, records: what.amount.records / HEAVY_PART, ..standard() };
     let point = |name: String, shape: Shape| Point { name, shape, workers: 1 };
     let workers = what.workers.iter().map(|&count| Point {
         name: count.to_string(),

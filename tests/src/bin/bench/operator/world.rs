@@ -3,7 +3,7 @@
 //! Responsible for the steps of a measurement. Must never be used for a second one: memory is that of a process since its start.
 
 use crashmonitor_testbed::audit::{self, Call};
-use crashmonitor_testbed::control_plane::ControlPlane;
+use crashmonitor_testbed::control_plane::{ControlPlane, is_ready};
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::http;
 use crashmonitor_testbed::ports::Port;
@@ -346,14 +346,6 @@ fn last_of(applied: &BTreeMap<String, BTreeMap<String, Timestamp>>) -> BTreeMap<
     let complete =
         applied.iter().filter(|(_, kinds)| kinds.keys().map(String::as_str).collect::<BTreeSet<_>>() == all);
     complete.filter_map(|(name, kinds)| Some((name.clone(), *kinds.values().max()?))).collect()
-}
-
-fn is_ready(sent: &Value) -> bool {
-    let conditions = sent["status"]["conditions"].as_array();
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 fn monitor(number: u32) -> Value {
