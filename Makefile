@@ -33,10 +33,14 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## Install what building and testing need (Debian, as root), and fetch Kafka, helm and promtool
+deps: run-deps ## Install what building and testing need (Debian, as root), and fetch Kafka, helm and promtool
+	@scripts/fetch-chart-tools
+
+# What a Kafka and a Redis on this machine need, and whoever builds what talks to them.
+.PHONY: run-deps
+run-deps:
 	@scripts/install-deps
 	@scripts/fetch-kafka
-	@scripts/fetch-chart-tools
 
 .PHONY: build
 build: ## Build the worker and the load generator (release)
@@ -93,7 +97,7 @@ test-commands: deps ## Run the commands of the documentation that take minutes o
 	@scripts/with-cluster cargo test --workspace --test cluster_docs
 
 .PHONY: test-console
-test-console: deps ## Try the console in a real browser, on a real Kafka and API server (UPDATE_GOLDEN=1: new pictures in docs/)
+test-console: run-deps ## Try the console in a real browser, on a real Kafka and API server (UPDATE_GOLDEN=1: new pictures in docs/)
 	@scripts/install-deps console
 	@scripts/fetch-console-tools
 	cargo build --workspace --bins
@@ -116,47 +120,47 @@ chart-update: ## Write anew what follows from the chart and from crds/: its copy
 	UPDATE_GOLDEN=1 cargo test -p crashmonitor-testbed --test chart
 
 .PHONY: run
-run: deps ## Show it at work: Kafka, Redis, two workers and a load generator (SECONDS=60 ends by itself)
+run: run-deps ## Show it at work: Kafka, Redis, two workers and a load generator (SECONDS=60 ends by itself)
 	@echo "building (the first time takes some minutes)"
 	@cargo build --release -p crashmonitor-worker -p crashmonitor-bench -p crashmonitor-testbed \
 	    --bin crashmonitor-worker --bin crashmonitor-loadgen --bin crashmonitor-run
 	@$(CARGO_TARGET_DIR)/release/crashmonitor-run $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: overload
-overload: deps ## Give a worker more than is comfortable, and say what memory that takes (USERS=1000000,10000000)
+overload: run-deps ## Give a worker more than is comfortable, and say what memory that takes (USERS=1000000,10000000)
 	cargo build --release --workspace --bins
 	CRASHMONITOR_OVERLOAD_USERS=$(or $(USERS),1000000$(comma)10000000) \
 	    cargo test --release --workspace --test overload -- --nocapture --test-threads 1
 
 .PHONY: bench
-bench: deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECONDS=30 COMPRESSIONS=none,lz4,zstd)
+bench: run-deps ## Measure a catch-up and a steady load (RUNS=5 RECORDS=5000000 SECONDS=30 COMPRESSIONS=none,lz4,zstd)
 	$(BENCH) $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(COMPRESSIONS),--compressions $(COMPRESSIONS))
 
 .PHONY: bench-latency
-bench-latency: deps ## Measure from the watermark to the readable result (RATES=10000,100000,500000 SECONDS=120 OUT=docs/performance)
+bench-latency: run-deps ## Measure from the watermark to the readable result (RATES=10000,100000,500000 SECONDS=120 OUT=docs/performance)
 	$(BENCH) latency $(if $(RATES),--rates $(RATES)) \
 	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-recovery
-bench-recovery: deps ## Measure from kill -9 to the next result, and to very many counts (RUNS=5 PAIRS=1000,1000000 OUT=docs/performance)
+bench-recovery: run-deps ## Measure from kill -9 to the next result, and to very many counts (RUNS=5 PAIRS=1000,1000000 OUT=docs/performance)
 	$(BENCH) recovery $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(PAIRS),--pairs $(PAIRS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-scale
-bench-scale: deps ## Measure the catch-up over workers, partitions, users, crashes and sizes (RUNS=3 RECORDS=5000000 OUT=docs/performance)
+bench-scale: run-deps ## Measure the catch-up over workers, partitions, users, crashes and sizes (RUNS=3 RECORDS=5000000 OUT=docs/performance)
 	$(BENCH) scale $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-network
-bench-network: deps ## Measure the catch-up by workers behind links of limited bandwidth, as root (RUNS=3 RECORDS=5000000 OUT=docs/performance)
+bench-network: run-deps ## Measure the catch-up by workers behind links of limited bandwidth, as root (RUNS=3 RECORDS=5000000 OUT=docs/performance)
 	@scripts/install-deps network
 	$(BENCH) network $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(RECORDS),--records $(RECORDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-profile
-bench-profile: deps ## Show where a worker's time goes in a catch-up, as a flame graph (OUT=docs/performance)
+bench-profile: run-deps ## Show where a worker's time goes in a catch-up, as a flame graph (OUT=docs/performance)
 	@scripts/install-deps profile
 	@command -v $(TOOLS)/bin/inferno-flamegraph >/dev/null || \
 	    cargo install --locked --root $(TOOLS) inferno@$(INFERNO_VERSION)
@@ -166,14 +170,14 @@ bench-profile: deps ## Show where a worker's time goes in a catch-up, as a flame
 	    > $(or $(OUT),docs/performance)/flamegraph.svg
 
 .PHONY: bench-operator
-bench-operator: deps ## Measure the operator with few and many monitors on nodes by kwok (MONITORS=1,100,1000 SECONDS=60 OUT=docs/performance)
+bench-operator: run-deps ## Measure the operator with few and many monitors on nodes by kwok (MONITORS=1,100,1000 SECONDS=60 OUT=docs/performance)
 	@scripts/fetch-control-plane kube-scheduler kwok
 	cargo build --release -p crashmonitor-operator -p crashmonitor-testbed --bin crashmonitor-operator --bin crashmonitor-bench
 	$(CARGO_TARGET_DIR)/release/crashmonitor-bench operator $(if $(MONITORS),--monitors $(MONITORS)) \
 	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench-peers
-bench-peers: deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
+bench-peers: run-deps ## Measure the worker beside Kafka Streams, Flink and Spark, on one topic and in turn (RUNS=3 RECORDS=5000000 PEERS=…)
 	@scripts/fetch-peers
 	$(BENCH) --runs $(or $(RUNS),3) --peers $(PEERS) \
 	    $(if $(RECORDS),--records $(RECORDS))
@@ -199,7 +203,7 @@ cluster: images ## Bring up a Kubernetes cluster with kind, with our images in i
 	@scripts/cluster up
 
 .PHONY: demo-images
-demo-images: deps images ## Build Kafka and Redis images for the demo, where none can be pulled
+demo-images: run-deps images ## Build Kafka and Redis images for the demo, where none can be pulled
 	@scripts/demo-images
 
 .PHONY: cluster-down
@@ -223,7 +227,7 @@ mutants: ## Plant one bug for each rule of the protocol and see that its tests f
 	scripts/mutants
 
 .PHONY: faults
-faults: deps ## Cause every real fault under load and compare all results (RUNS=4 PARALLEL=2 ONLY=during-end, MORE=1 adds)
+faults: run-deps ## Cause every real fault under load and compare all results (RUNS=4 PARALLEL=2 ONLY=during-end, MORE=1 adds)
 	$(WITH_FAILPOINTS) cargo build --workspace --bin crashmonitor-worker
 	@install -D $(CARGO_TARGET_DIR)/debug/crashmonitor-worker $(CARGO_TARGET_DIR)/failpoints/crashmonitor-worker
 	cargo build --workspace --bin crashmonitor-worker --bin crashmonitor-faults
