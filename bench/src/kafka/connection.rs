@@ -17,8 +17,8 @@ const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a broker may be silent while an answer is due. Longer than the time that a produce request may
-/// wait for replicas.
+/// How long a broker may be silent while an answer is due, unless [`Connection::answers_within`] says otherwise. Longer
+/// than the time that a produce request may wait for replicas.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A TCP connection that speaks Kafka.
@@ -43,6 +43,12 @@ impl Connection {
             }
         }
         Err(last.into())
+    }
+
+    /// Sets how long the broker may be silent while an answer is due.
+    pub(super) fn answers_within(self, timeout: Duration) -> Result<Self, Error> {
+        self.stream.set_read_timeout(Some(timeout))?;
+        Ok(self)
     }
 
     /// Sends a request and waits for its response. No other response may be due.

@@ -22,7 +22,7 @@ use kafka_protocol::messages::{
     CreateTopicsRequest, InitProducerIdRequest, MetadataRequest, MetadataResponse, ProduceRequest,
     ProduceResponse, TopicName,
 };
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::protocol::{Request, StrBytes};
 
 use super::Error;
 use super::batch::{Builder, Compression, Identity};
@@ -52,6 +52,9 @@ const REPLICAS_TIMEOUT_MS: i32 = 30_000;
 
 /// How long a new topic may take to have leaders.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a broker may take to say what it has in memory, before another one is asked.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -113,6 +116,8 @@ pub struct Producer {
     config: Config,
     topic: TopicName,
     identity: Identity,
+    /// Which of the configured brokers answered last.
+    answering: usize,
     partitions: Vec<Partition>,
     brokers: BTreeMap<i32, Broker>,
     /// Batches that a broker answered with an error, oldest first.
@@ -130,6 +135,7 @@ impl Producer {
             topic: TopicName(StrBytes::from_string(config.topic.clone())),
             config,
             identity: Identity { producer_id: -1, epoch: -1 },
+            answering: 0,
             partitions: Vec::new(),
             brokers: BTreeMap::new(),
             refused: Vec::new(),
@@ -388,7 +394,7 @@ impl Producer {
         let request = CreateTopicsRequest::default()
             .with_topics(vec![topic])
             .with_timeout_ms(CREATE_TIMEOUT.as_millis() as i32);
-        let response = self.any_broker()?.call(&request, CREATE_TOPICS_VERSION)?;
+        let response = self.ask(&request, CREATE_TOPICS_VERSION, CREATE_TIMEOUT + ASK_TIMEOUT)?;
         let code = response.topics.first().map_or(0, |topic| topic.error_code);
         match ResponseError::try_from_code(code) {
             None | Some(ResponseError::TopicAlreadyExists) => Ok(()),
@@ -415,7 +421,7 @@ impl Producer {
             InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
         let deadline = Instant::now() + CREATE_TIMEOUT;
         loop {
-            let response = self.any_broker()?.call(&request, INIT_PRODUCER_ID_VERSION)?;
+            let response = self.ask(&request, INIT_PRODUCER_ID_VERSION, ASK_TIMEOUT)?;
             match ResponseError::try_from_code(response.error_code) {
                 None => {
                     let producer_id = response.producer_id.0;
@@ -459,20 +465,35 @@ impl Producer {
         let topic = MetadataRequestTopic::default().with_name(Some(self.topic.clone()));
         let request =
             MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
-        self.any_broker()?.call(&request, METADATA_VERSION)
+        self.ask(&request, METADATA_VERSION, ASK_TIMEOUT)
     }
 
-    /// A new connection to the first broker that answers.
-    fn any_broker(&self) -> Result<Connection, Error> {
+    /// The answer of the first broker that gives one, beginning with the one that did last time. A broker that is
+    /// stopped still takes connections, so that one which is silent is passed over like one that is not there.
+    fn ask<R: Request>(
+        &mut self,
+        request: &R,
+        version: i16,
+        timeout: Duration,
+    ) -> Result<R::Response, Error> {
+        let addresses: Vec<&str> =
+            self.config.brokers.split(',').map(str::trim).filter(|address| !address.is_empty()).collect();
         let mut last = "no address given".to_owned();
-        for address in self.config.brokers.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+        for turn in 0..addresses.len() {
+            let index = (self.answering + turn) % addresses.len();
+            let address = addresses[index];
             let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             if port.is_none() {
                 return Err(Error::Address(address.to_owned()));
             }
-            match Connection::open(address) {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = error.to_string(),
+            let connection =
+                Connection::open(address).and_then(|connection| connection.answers_within(timeout));
+            match connection.and_then(|mut connection| connection.call(request, version)) {
+                Err(error) if error.is_retriable() => last = format!("{address}: {error}"),
+                answer => {
+                    self.answering = index;
+                    return answer;
+                }
             }
         }
         Err(Error::Unreachable { brokers: self.config.brokers.clone(), last })
