@@ -191,7 +191,7 @@ impl<'a> Resource<'a> {
     #[track_caller]
     pub fn await_more_results(&self) {
         let is_there = || self.monitor.topics().partitions_of(self.monitor.output()).is_some();
-        let written = || if is_there() { self.monitor.alerts().len() } else { 0 };
+        let written = || if is_there() { self.monitor.readable_alerts().len() } else { 0 };
         let before = written();
         until_true("further results", RESULTS_TIMEOUT, || written() > before);
     }

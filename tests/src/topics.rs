@@ -41,6 +41,8 @@ pub struct Topics {
     admin: OnceLock<Admin>,
     /// Kept, for metadata and offsets.
     inspector: OnceLock<BaseConsumer>,
+    /// Kept, for offsets of what is written and not committed.
+    uncommitted_inspector: OnceLock<BaseConsumer>,
 }
 
 impl std::fmt::Debug for Topics {
@@ -59,7 +61,12 @@ impl Topics {
     /// With librdkafka's settings, such as those for TLS and SASL.
     pub fn with_settings(settings: &[(&str, &str)]) -> Topics {
         let owned = settings.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        Topics { settings: owned, admin: OnceLock::new(), inspector: OnceLock::new() }
+        Topics {
+            settings: owned,
+            admin: OnceLock::new(),
+            inspector: OnceLock::new(),
+            uncommitted_inspector: OnceLock::new(),
+        }
     }
 
     /// The client settings that everything here starts from.
@@ -168,12 +175,10 @@ impl Topics {
     /// offset.
     #[track_caller]
     pub fn offsets(&self, topic: &str, isolation: Isolation) -> BTreeMap<i32, (i64, i64)> {
-        let of_isolation: BaseConsumer;
         let consumer = match isolation {
             Isolation::ReadCommitted => self.inspector(),
             Isolation::ReadUncommitted => {
-                of_isolation = self.consumer(isolation, &[]);
-                &of_isolation
+                self.uncommitted_inspector.get_or_init(|| self.consumer(isolation, &[]))
             }
         };
         let partitions = self.partitions_of(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));

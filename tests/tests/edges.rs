@@ -227,7 +227,7 @@ fn users_of_any_name_up_to_1_kib_are_counted() {
     assert_eq!(results_through(&monitor, &workers, T + 10_000), expected);
     assert_eq!(monitor.dead_letters().len(), 3);
 
-    let keys = monitor.topics().read_all(monitor.output(), Isolation::ReadCommitted);
+    let keys = monitor.topics().read_decided(monitor.output());
     let keys: BTreeSet<String> = keys.iter().map(|record| record.key_text().to_owned()).collect();
     assert_eq!(keys, names.iter().map(|user| format!("{user}|{T}")).collect());
 }
@@ -590,7 +590,7 @@ fn a_clock_that_runs_ahead_counts_but_does_not_move_event_time_beyond_the_presen
     await_metric(&workers[0], "crashmonitor_open_windows", 1.0);
     Monitor::stop(&workers);
     assert_eq!(monitor.results(), [result(soon, "soon", 3)]);
-    let written = monitor.topics().read_all(monitor.output(), Isolation::ReadCommitted);
+    let written = monitor.topics().read_decided(monitor.output());
     assert!(written[0].timestamp_ms >= Some(soon + 1_000), "written before the interval had passed");
 }
 
@@ -612,7 +612,7 @@ fn a_quiet_stream_closes_its_windows_no_faster_than_real_time() {
     });
     Monitor::stop(&workers);
     assert_eq!(monitor.results(), [result(T, "ann", 6)]);
-    let written = monitor.topics().read_all(monitor.output(), Isolation::ReadCommitted);
+    let written = monitor.topics().read_decided(monitor.output());
     // Silent for 1 s, and then 2 s of the window and 2 s of lateness: also for a replay of what happened long ago.
     assert!(written[0].timestamp_ms >= Some(before_ms + 5_000), "{:?} after {before_ms}", written[0]);
 }
@@ -657,7 +657,7 @@ fn results_and_late_records_are_written_as_documented() {
     workers.iter().for_each(|workers| Monitor::stop(workers));
 
     for (monitor, mode) in [(&updates, "update"), (&finals, "final")] {
-        let result = only(monitor.topics().read_all(monitor.output(), Isolation::ReadCommitted));
+        let result = only(monitor.topics().read_decided(monitor.output()));
         assert_eq!(result.key_text(), "user_1234|1768142570000");
         let value = r#"{"interval":{"start":"2026-01-11T14:42:50.000Z","end":"2026-01-11T14:43:00.000Z","start_ms":1768142570000,"end_ms":1768142580000},"user_id":"user_1234","crash_count":4,"mode":"MODE"}"#;
         assert_eq!(result.text(), value.replace("MODE", mode));

@@ -1,5 +1,6 @@
 //! The test bed itself: that the services are real, that they can be hurt, and that nothing is left behind.
 
+use crashmonitor_bench::kafka::{Compression, Config, Producer};
 use crashmonitor_testbed::kafka::Security;
 use crashmonitor_testbed::ports::Port;
 use crashmonitor_testbed::{Isolation, Kafka, NewRecord, Record, Redis, Topics, shared, until_true};
@@ -68,6 +69,22 @@ fn an_open_transaction_holds_the_last_stable_offset() {
     assert!(topics.read_all(&topic, Isolation::ReadCommitted).is_empty());
     transaction.commit();
     assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadCommitted)), ["open", "behind it"]);
+}
+
+#[test]
+fn a_decided_read_waits_for_the_end_of_what_is_open() {
+    let topics = shared::kafka().topics();
+    let topic = shared::unique("decided");
+    topics.create_topic(&topic, 1, &[]);
+    let transaction = topics.transaction(&shared::unique("writer"), TIMEOUT);
+    // Connected, so that the next look is sooner than the commit.
+    assert!(topics.read_decided(&topic).is_empty());
+    transaction.produce(&topic, &[NewRecord::new("committed")]);
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| topics.read_decided(&topic));
+        transaction.commit();
+        assert_eq!(texts(&read.join().unwrap()), ["committed"]);
+    });
 }
 
 #[test]
@@ -148,6 +165,28 @@ fn of_three_brokers_two_go_on() {
     kafka.topics().produce("logs", &records);
     kafka.start_broker(1);
     assert_eq!(texts(&kafka.topics().read_all("logs", Isolation::ReadCommitted)), ["0", "1", "2"]);
+}
+
+/// The listener is that of a stopped broker: the kernel takes connections for it, and nothing answers.
+#[test]
+fn a_load_goes_on_past_a_broker_that_takes_connections_and_says_nothing() {
+    let topics = shared::kafka().topics();
+    let topic = shared::unique("past-silence");
+    topics.create_topic(&topic, 1, &[]);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config {
+        brokers: format!("{},{}", silent.local_addr().unwrap(), shared::kafka().bootstrap()),
+        topic: topic.clone(),
+        partitions: None,
+        create_partitions: None,
+        compression: Compression::None,
+        batch_bytes: 1_000,
+        delivery_timeout: TIMEOUT,
+    };
+    let mut producer = Producer::open(config).unwrap();
+    producer.push(0, None, Some(b"past it")).unwrap();
+    producer.drain().unwrap();
+    assert_eq!(texts(&topics.read_all(&topic, Isolation::ReadCommitted)), ["past it"]);
 }
 
 #[test]

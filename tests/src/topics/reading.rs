@@ -1,10 +1,12 @@
 //! Reading topics.
 //!
 //! Responsible for giving every record between the first offset and the end that a partition had when the read
-//! began (the last stable offset, for committed reads). Must never wait for records that are not there yet, and
-//! never give fewer than there are: a read that does not come to its end panics.
+//! began (the last stable offset, for committed reads), and for saying when that is all that was written. Must never
+//! wait for records that are not there yet, and never give fewer than there are: a read that does not come to its end
+//! panics.
 
 use super::{Isolation, Record, TIMEOUT, Topics};
+use crate::wait::until;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -20,6 +22,25 @@ impl Topics {
         self.for_each(topic, isolation, |record| records.push(record));
         records.sort_by_key(Record::position);
         records
+    }
+
+    /// As [`Topics::read_all`] with committed reads, once every transaction is over that has written something before.
+    /// A coordinator answers the end of a transaction before its markers are in the partitions, so that what a client
+    /// knows to be committed may not be readable yet.
+    #[track_caller]
+    pub fn read_decided(&self, topic: &str) -> Vec<Record> {
+        let written = self.offsets(topic, Isolation::ReadUncommitted);
+        until(&format!("the transactions in {topic} to be over"), TIMEOUT, || {
+            let stable = self.offsets(topic, Isolation::ReadCommitted);
+            let is_open = |partition: &i32| stable[partition].1 < written[partition].1;
+            match written.keys().find(|partition| is_open(partition)) {
+                None => Ok(()),
+                Some(partition) => {
+                    Err(format!("partition {partition} is stable up to {}", stable[partition].1))
+                }
+            }
+        });
+        self.read_all(topic, Isolation::ReadCommitted)
     }
 
     /// Gives all records to `take`, partitions interleaved; for topics too large to hold.

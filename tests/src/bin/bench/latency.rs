@@ -10,7 +10,6 @@
 use clap::Args;
 use crashmonitor_bench::generator::Options;
 use crashmonitor_bench::text::grouped;
-use crashmonitor_testbed::Isolation;
 use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::show::histogram::Histogram;
 use crashmonitor_testbed::show::load::{self, Load};
@@ -109,7 +108,7 @@ fn once(rate: u64, seconds: u64) -> Result<Summary, String> {
     let load = Load::start(&services.kafka.bootstrap(), &dir, options, Some(seconds));
     let watched = watch::run(&services, &load, Some(seconds), &AtomicBool::new(false), &mut view)?;
     let trouble = services.stop_workers();
-    let log = services.kafka.topics().read_all(show::OUTPUT, Isolation::ReadCommitted);
+    let log = services.kafka.topics().read_decided(show::OUTPUT);
     Ok(Summary::new(watched, &log, trouble))
 }
 

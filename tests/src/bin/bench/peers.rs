@@ -21,7 +21,7 @@ use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::process::Process;
 use crashmonitor_testbed::tools::{jars, root};
 use crashmonitor_testbed::wait::try_until;
-use crashmonitor_testbed::{Isolation, Kafka, follow, kafka};
+use crashmonitor_testbed::{Kafka, follow, kafka};
 use rdkafka::message::Message;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -210,7 +210,7 @@ fn pass(topic: &Topic, process: &Process, dir: &Path, number: usize, output: &st
     let reads = reads(&process.log(), number).ok_or("it did not say when it was ready")?;
     let seconds = last.at.duration_since(reads).map_err(|error| error.to_string())?.as_secs_f64();
     let cpu_seconds = last.cpu_time.saturating_sub(cpu_before).as_secs_f64();
-    let records = topic.kafka.topics().read_all(output, Isolation::ReadCommitted);
+    let records = topic.kafka.topics().read_decided(output);
     let alerts = records.iter().map(|record| alert(record.value.as_deref()));
     let report = compare(&topic.expected, &alerts.collect::<Result<Vec<Alert>, String>>()?);
     Ok(Pass { figures: Figures { seconds, cpu_seconds, resident_bytes_max }, report })

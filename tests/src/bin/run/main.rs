@@ -7,12 +7,12 @@
 
 use clap::Parser;
 use crashmonitor_bench::text;
+use crashmonitor_testbed::home::Dir;
 use crashmonitor_testbed::show::load::{self, Load};
 use crashmonitor_testbed::show::services::Services;
 use crashmonitor_testbed::show::summary::Summary;
 use crashmonitor_testbed::show::view::View;
 use crashmonitor_testbed::show::{self, watch};
-use crashmonitor_testbed::{Isolation, home::Dir};
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ fn run(args: &Args) -> Result<bool, String> {
     say(&mut view, "stopping the workers")?;
     let trouble = services.stop_workers();
     // Read anew, from the first to the last: what came doubled after the last look counts too.
-    let log = services.kafka.topics().read_all(show::OUTPUT, Isolation::ReadCommitted);
+    let log = services.kafka.topics().read_decided(show::OUTPUT);
     let summary = Summary::new(watched, &log, trouble);
     say(&mut view, &summary.to_string())?;
     Ok(summary.is_right())
