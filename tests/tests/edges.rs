@@ -334,12 +334,13 @@ fn the_same_of_transactions_through_librdkafka() {
 fn transactions(monitor: Monitor<'static>) {
     let monitor = monitor.set("window.idleTimeout", "1s");
     monitor.create_input(2);
-    let workers = monitor.start_workers(1);
     in_transaction(&monitor, "committed").commit();
     in_transaction(&monitor, "aborted").abort();
     let open = in_transaction(&monitor, "open");
     monitor.write(0, &three(T, "behind-it"));
     monitor.advance(T + 10_000);
+    // Only now: between two transactions partition 0 is at its end, and might be idle.
+    let workers = monitor.start_workers(1);
 
     // Partition 1 has been silent for long enough to be idle, and has been looked at again since. Partition 0 has been
     // silent as long, but it is not at its end: it holds.

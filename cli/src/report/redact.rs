@@ -1,7 +1,7 @@
 //! What is left out of a report.
 //!
-//! Responsible for objects of the API, for what workers answer and for log lines. Pure. Must never keep a value because it looks harmless: of what
-//! people write freely (annotations, environments, settings of other programs) only the names stay.
+//! Responsible for objects of the API, for what workers answer and for log lines. Pure. Must never keep a value because it
+//! looks harmless: of what people write freely (annotations, environments, settings of other programs) only the names stay.
 
 use serde_json::{Map, Value};
 

@@ -32,8 +32,10 @@ pub fn run(what: &What) -> Result<(), String> {
     let file = what.record.display().to_string();
     let dir = Dir::new("profile");
     let written = dir.path().join("written");
+    // The worker begins when perf has written its header, which it does when it looks at it.
     let script = format!(
-        "(perf record {PERF} --pid $$ --output '{file}'; touch '{}') & exec \"$@\"",
+        "rm -f '{file}'; (perf record {PERF} --pid $$ --output '{file}'; touch '{}') & \
+         until [ -s '{file}' ]; do kill -0 $! || exit 1; sleep 0.05; done; exec \"$@\"",
         written.display()
     );
     let under = ["sh", "-c", &script, "sh"];

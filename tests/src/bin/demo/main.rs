@@ -96,7 +96,8 @@ fn run(args: &Args) -> Result<bool, String> {
     ))?;
     demo.show_operator()?;
     demo.say(&format!(
-        "\nEverything is still there: kubectl get crashmonitors,pods -n {NAMESPACE}\nmake cluster-down removes it."
+        "\nEverything is still there:\n    eval \"$(scripts/cluster env)\"   # this cluster, for this shell\n    \
+         kubectl get crashmonitors,pods -n {NAMESPACE}\nmake cluster-down removes it."
     ))?;
     Ok(report.is_right())
 }
