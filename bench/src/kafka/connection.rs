@@ -17,10 +17,6 @@ const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a broker may be silent while an answer is due, unless [`Connection::answers_within`] says otherwise. Longer
-/// than the time that a produce request may wait for replicas.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
-
 /// A TCP connection that speaks Kafka.
 pub(super) struct Connection {
     stream: TcpStream,
@@ -29,26 +25,21 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(address: &str) -> Result<Self, Error> {
+    /// To a broker that may be silent for as long as `silence` while an answer is due, or while it takes a request.
+    pub(super) fn open(address: &str, silence: Duration) -> Result<Self, Error> {
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, format!("{address} has no address"));
         for socket in address.to_socket_addrs()? {
             match TcpStream::connect_timeout(&socket, CONNECT_TIMEOUT) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-                    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+                    stream.set_read_timeout(Some(silence))?;
+                    stream.set_write_timeout(Some(silence))?;
                     return Ok(Self { stream, next_correlation: 0, out: BytesMut::new() });
                 }
                 Err(error) => last = error,
             }
         }
         Err(last.into())
-    }
-
-    /// Sets how long the broker may be silent while an answer is due.
-    pub(super) fn answers_within(self, timeout: Duration) -> Result<Self, Error> {
-        self.stream.set_read_timeout(Some(timeout))?;
-        Ok(self)
     }
 
     /// Sends a request and waits for its response. No other response may be due.

@@ -50,6 +50,9 @@ const SPARE_BUFFERS_MAX: usize = 64;
 /// How long the leader waits for its replicas, in milliseconds.
 const REPLICAS_TIMEOUT_MS: i32 = 30_000;
 
+/// How long a leader may be silent while an answer is due. Longer than a request may wait for replicas.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+
 /// How long a new topic may take to have leaders.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -486,8 +489,7 @@ impl Producer {
             if port.is_none() {
                 return Err(Error::Address(address.to_owned()));
             }
-            let connection =
-                Connection::open(address).and_then(|connection| connection.answers_within(timeout));
+            let connection = Connection::open(address, timeout);
             match connection.and_then(|mut connection| connection.call(request, version)) {
                 Err(error) if error.is_retriable() => last = format!("{address}: {error}"),
                 answer => {
@@ -508,7 +510,7 @@ impl Broker {
     fn connection(&mut self) -> Result<&mut Connection, Error> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(&self.address)?,
+            None => Connection::open(&self.address, ANSWER_TIMEOUT)?,
         };
         Ok(self.connection.insert(connection))
     }

@@ -1,9 +1,9 @@
 //! Reading topics.
 //!
 //! Responsible for giving every record between the first offset and the end that a partition had when the read
-//! began (the last stable offset, for committed reads), and for saying when that is all that was written. Must never
-//! wait for records that are not there yet, and never give fewer than there are: a read that does not come to its end
-//! panics.
+//! began (the last stable offset, for committed reads), and for waiting, where that is asked for, until what was written
+//! by then is decided. Must never wait for records that are not there yet, and never give fewer than there are: a read
+//! that does not come to its end panics.
 
 use super::{Isolation, Record, TIMEOUT, Topics};
 use crate::wait::until;
